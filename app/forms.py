@@ -1,0 +1,161 @@
+"""Forms made from a class of settings: groups of fields to draw, values read back from a posted form, errors by field. Checks nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from app.errors import Invalid
+
+Kind = Literal["integer", "number", "boolean", "choice", "text"]
+OTHER = "Settings"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a form."""
+
+    id: str
+    """Its name in the form and its id on the page, such as `params.learning_rate`."""
+    name: str
+    title: str
+    kind: Kind
+    help: str
+    value: str
+    """What the field shows; empty where the default is to be taken."""
+    default: str
+    """The default as people type it; empty where it is chosen for the case."""
+    optional: bool
+    """Whether leaving it empty means something of its own."""
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    step: str = "any"
+    advanced: bool = False
+    error: str | None = None
+    changed: bool = False
+    """Whether the value differs from the default."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Fields that belong together."""
+
+    title: str
+    fields: tuple[Field, ...]
+
+    @property
+    def basic(self) -> tuple[Field, ...]:
+        """Fields everybody sees."""
+        return tuple(field for field in self.fields if not field.advanced)
+
+    @property
+    def advanced(self) -> tuple[Field, ...]:
+        """Fields that are folded away."""
+        return tuple(field for field in self.fields if field.advanced)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the advanced fields have to be shown: one is wrong, or differs from its default."""
+        return any(field.error or field.changed for field in self.advanced)
+
+
+def groups(
+    params: type[BaseModel],
+    prefix: str,
+    values: Mapping[str, Any] | None = None,
+    errors: Mapping[str, str] | None = None,
+    suggestions: Mapping[str, Any] | None = None,
+) -> list[Group]:
+    """The fields of a class of settings, in its order, gathered by their `group`.
+
+    Args:
+        prefix: goes before each name, such as `params`.
+        values: what the fields hold, by name, as parsed or as typed.
+        errors: sentences by id of the field (see `errors_of`).
+        suggestions: what is taken where a field without a default stays empty, by name.
+    """
+    given, wrong, hints = values or {}, errors or {}, suggestions or {}
+    gathered: dict[str, list[Field]] = {}
+    for name, schema in params.model_json_schema().get("properties", {}).items():
+        field = _field(params, prefix, name, schema, given.get(name), wrong.get(f"{prefix}.{name}"), hints.get(name))
+        gathered.setdefault(str(schema.get("group", OTHER)), []).append(field)
+    return [Group(title, tuple(fields)) for title, fields in gathered.items()]
+
+
+def _field(params: type[BaseModel], prefix: str, name: str, schema: dict[str, Any], value: Any, error: str | None, hint: Any) -> Field:
+    kinds = schema.get("anyOf", [schema])
+    typed = next(each for each in kinds if each.get("type") != "null")
+    declared = params.model_fields[name].get_default(call_default_factory=True, validated_data={})
+    default = _typed(hint if declared is None and hint is not None else declared)
+    integer = typed.get("type") == "integer"
+    kind: Kind = "choice" if "enum" in typed else _KINDS.get(typed.get("type", ""), "text")
+    shown = _typed(value)
+    return Field(
+        id=f"{prefix}.{name}",
+        name=name,
+        title=params.model_fields[name].title or _words(name),
+        kind=kind,
+        help=" ".join((params.model_fields[name].description or "").split()),
+        value=shown,
+        default=default,
+        optional=len(kinds) > 1,
+        choices=tuple(str(choice) for choice in typed.get("enum", ())),
+        minimum=_limit(typed, "minimum", "exclusiveMinimum"),
+        maximum=_limit(typed, "maximum", "exclusiveMaximum"),
+        step="1" if integer else "any",
+        advanced=bool(schema.get("advanced")),
+        error=error,
+        changed=shown not in ("", default),
+    )
+
+
+_KINDS: dict[str, Kind] = {"integer": "integer", "number": "number", "boolean": "boolean"}
+
+
+def _limit(schema: Mapping[str, Any], *names: str) -> float | None:
+    return next((schema[name] for name in names if name in schema), None)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"_+", " ", name).strip().capitalize()
+
+
+def _typed(value: Any) -> str:
+    """A value as people type it into a form."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        short = f"{value:.12g}"
+        return re.sub(r"e([+-])0*(\d)", r"e\1\2", short)
+    return str(value)
+
+
+def values_of(params: type[BaseModel], form: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What a posted form holds for a class of settings, by name, as typed: empty fields are left out, so that they keep their default.
+
+    A field that is unknown stays in, so that it is found wrong. A checkbox counts as set with `on` or `true`; to have an empty one count
+    as false, put a hidden field of the same name with `false` before it.
+    """
+    found: dict[str, Any] = {}
+    for key, value in form.items():
+        name = key.removeprefix(f"{prefix}.")
+        if name == key or not isinstance(value, str) or not value.strip():
+            continue
+        text = value.strip()
+        field = params.model_fields.get(name)
+        found[name] = text in ("on", "true", "1") if field is not None and field.annotation is bool else text
+    return found
+
+
+def errors_of(error: Invalid) -> dict[str, str]:
+    """The sentences of a refusal by field, for `groups` and for a summary; without a field they stand under an empty name."""
+    if isinstance(error.details, list):
+        return {str(each["field"]): str(each["message"]) for each in reversed(error.details)}
+    return {error.field or "": error.message}

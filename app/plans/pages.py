@@ -1,0 +1,116 @@
+"""The page of a new run: a form made from the schemas, and beside it what the run would do and take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from fastapi import Depends, Request, Response
+from sqlalchemy.orm import Session
+
+from app import methods, tuners
+from app.accounts.schemas import Principal
+from app.errors import Invalid, StudioError
+from app.forms import errors_of
+from app.plans import draft as drafts
+from app.plans import service
+from app.plans.draft import Draft
+from app.runs import service as runs
+from app.runs.schemas import RunCreate
+from app.web import ReadSession, Writer, WriteSession, hx_redirect, is_partial, page, pages_router
+
+router = pages_router()
+
+T = TypeVar("T")
+
+
+async def posted_form(request: Request) -> dict[str, str]:
+    """The fields of a posted form; of several with one name the last counts."""
+    return {name: value for name, value in (await request.form()).multi_items() if isinstance(value, str)}
+
+
+Posted = Annotated[dict[str, str], Depends(posted_form)]
+
+
+@router.get("/runs/new")
+def new_run(request: Request, who: Writer, session: ReadSession) -> Response:
+    """The empty form, or one like the run `from`, or with what the link names filled in."""
+    draft = drafts.from_link(session, who.workspace_id, request.query_params)
+    return _form(request, who, session, draft, {})
+
+
+@router.post("/runs/new")
+def start_run(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
+    """Queue the run; a field that cannot be used comes back with the form."""
+    draft = drafts.from_post(posted)
+    try:
+        run = runs.create(session, who.workspace_id, who.user_id, draft.request())
+    except StudioError as error:
+        if error.status >= 500:
+            raise
+        return _form(request, who, session, draft, _errors(error))
+    session.flush()
+    return hx_redirect(request, f"/runs/{run.id}")
+
+
+@router.post("/runs/new/fields")
+def fields(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
+    """The fields anew, after another method or tuner was chosen; what was typed stays."""
+    return _form(request, who, session, drafts.from_post(posted), {}, status=200)
+
+
+@router.post("/runs/new/plan")
+def plan(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
+    """What the run would do and take, as the form stands."""
+    draft = drafts.from_post(posted)
+    try:
+        asked = draft.request()
+        found = service.plan(session, who.workspace_id, asked)
+    except StudioError as error:
+        if error.status >= 500:
+            raise
+        words = list(_errors(error).values())
+        return page(request, "runs/_plan.html", who, plan=None, problems=words, yaml="")
+    return page(request, "runs/_plan.html", who, plan=found, problems=[], yaml=_as_yaml(draft, asked))
+
+
+def _as_yaml(draft: Draft, asked: RunCreate) -> str:
+    """The run as a file for the command line; what was typed as text becomes numbers."""
+    values = asked.model_dump(exclude_defaults=True, exclude_none=True)
+    for name, kind in (("params", draft.objective.params), ("tuner_params", draft.how.params)):
+        if values.get(name):
+            values[name] = kind.model_validate(values[name]).model_dump(include=set(values[name]))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _errors(error: StudioError) -> dict[str, str]:
+    if isinstance(error, Invalid):
+        return errors_of(error)
+    return {error.field or "": error.message}
+
+
+def _form(request: Request, who: Principal, session: Session, draft: Draft, errors: dict[str, str], status: int | None = None) -> Response:
+    models = drafts.models(session, who.workspace_id, draft.checkpoint)
+    data = drafts.data(session, who.workspace_id, draft.dataset, draft.objective)
+    if request.method == "GET":
+        draft.checkpoint, draft.dataset = draft.checkpoint or drafts.only(models), draft.dataset or drafts.only(data)
+    groups = draft.groups(errors)
+    context: dict[str, Any] = {
+        "draft": draft,
+        "errors": errors,
+        "titles": {each.id: each.title for group in groups for each in group.fields},
+        "methods": _first(methods.registry(), Draft.method),
+        "tuners": _first(tuners.registry(), Draft.tuner),
+        "groups": groups,
+        "models": models,
+        "datasets": data,
+        "eval_datasets": drafts.data(session, who.workspace_id, draft.eval_dataset, draft.objective),
+    }
+    template = "runs/_fields.html" if is_partial(request) else "runs/new.html"
+    return page(request, template, who, status=status or (422 if errors else 200), **context)
+
+
+def _first(known: Mapping[str, T], name: str) -> dict[str, T]:
+    """The registry with one entry in front: the one to take first."""
+    return dict(sorted(known.items(), key=lambda item: item[0] != name))

@@ -1,0 +1,382 @@
+"""Runs as people see and steer them: create, list, pause, resume, cancel, edit. What a worker writes is in `progress`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
+from sqlalchemy.orm import Session
+
+from app import leases, queue, storage
+from app.checkpoints import service as checkpoints
+from app.checkpoints.tables import Checkpoint
+from app.database import after_commit, notify, now
+from app.datasets import service as datasets
+from app.datasets.tables import Dataset
+from app.errors import Conflict, Invalid, NotFound
+from app.methods import service as methods
+from app.runs.schemas import ACTIVE, ENDED, STATUSES, RunCreate, RunUpdate
+from app.runs.tables import Run, RunEvent, RunLog, RunSample
+from app.settings import get_settings
+
+
+def touch(session: Session, run: Run) -> int:
+    """Count this transaction on the run and wake its watchers; returns the sequence number its writes carry."""
+    key = ("run seq", run.id)
+    if session.info.get("transaction") is not session.get_transaction():
+        session.info["transaction"] = session.get_transaction()
+        session.info["counted"] = {}
+    counted: dict[Any, int] = session.info["counted"]
+    if key not in counted:
+        run.seq += 1
+        run.updated_at = now()
+        counted[key] = run.seq
+        notify(session, f"run:{run.id}")
+    return counted[key]
+
+
+def add_event(session: Session, run: Run, kind: str, message: str, **data: Any) -> None:
+    """Add a line to the run's history."""
+    seq = touch(session, run)
+    counted: dict[Any, int] = session.info["counted"]
+    number = counted[("event", run.id)] = counted.get(("event", run.id), -1) + 1
+    session.add(RunEvent(run_id=run.id, seq=seq, number=number, attempt=run.attempt, kind=kind, message=message, data=data))
+
+
+def set_status(session: Session, run: Run, status: str, reason: str | None = None, code: str | None = None) -> None:
+    """Move the run to a status; the lease goes with every status in which no worker holds it."""
+    run.status, run.reason, run.reason_code = status, reason, code
+    if status not in ACTIVE:
+        leases.free(run)
+        run.phase = run.child = None
+    if status in ENDED:
+        run.finished_at = now()
+    touch(session, run)
+
+
+def get(session: Session, workspace_id: str, run_id: str, *, lock: bool = False) -> Run:
+    """A run of the workspace.
+
+    Raises:
+        NotFound: there is none with that id.
+    """
+    query = select(Run).where(Run.id == run_id, Run.workspace_id == workspace_id)
+    run = session.scalars(query.with_for_update() if lock else query).first()
+    if run is None:
+        raise NotFound("There is no such run.")
+    return run
+
+
+def create(session: Session, workspace_id: str, user_id: str | None, request: RunCreate) -> Run:
+    """Queue a run.
+
+    Raises:
+        Invalid: a setting cannot be used, or dataset and method do not fit; the message names the field.
+        NotFound: checkpoint or dataset does not exist.
+        Conflict: checkpoint or dataset cannot be used yet, or too many runs wait.
+    """
+    checkpoint = checkpoints.get(session, workspace_id, request.checkpoint)
+    if checkpoint.status != "ready":
+        raise Conflict(f"The checkpoint “{checkpoint.name}” is {checkpoint.status}; a run needs one that is ready.", field="checkpoint")
+    dataset = datasets.get(session, workspace_id, request.dataset)
+    datasets.usable_for_run(dataset)
+    eval_dataset: Dataset | None = None
+    if request.eval_dataset:
+        eval_dataset = datasets.get(session, workspace_id, request.eval_dataset)
+        datasets.usable_for_run(eval_dataset)
+    has_eval = eval_dataset is not None or dataset.eval_rows > 0
+    params, tuner_params = methods.validate(
+        request.method, request.tuner, request.params, request.tuner_params, dataset.shape, has_eval=has_eval
+    )
+    if eval_dataset is not None:
+        methods.validate(
+            request.method, request.tuner, request.params, request.tuner_params, eval_dataset.shape, field="eval_dataset", has_eval=True
+        )
+    if request.parent_run:
+        get(session, workspace_id, request.parent_run)
+    limit = get_settings().max_queued_runs
+    if leases.waiting(session, Run, Run.workspace_id == workspace_id) >= limit:
+        raise Conflict(f"{limit} runs already wait in this workspace. Wait until some have started, or cancel some.")
+    run = Run(
+        workspace_id=workspace_id,
+        name=clean_name(request.name) if request.name else f"{request.method}-{request.tuner}-{dataset.name}",
+        method=request.method,
+        tuner=request.tuner,
+        checkpoint_id=checkpoint.id,
+        dataset_id=dataset.id,
+        eval_dataset_id=eval_dataset.id if eval_dataset else None,
+        params=params,
+        tuner_params=tuner_params,
+        seed=request.seed,
+        priority=request.priority,
+        parent_run_id=request.parent_run,
+        tags=clean_tags(request.tags),
+        notes=request.notes,
+        created_by=user_id,
+        dispatched_at=now(),
+        seq=0,
+        status="queued",
+        attempt=0,
+    )
+    session.add(run)
+    session.flush()
+    add_event(session, run, "created", "Queued.")
+    session.flush()
+    queue.ring(session, "device")
+    return run
+
+
+def clean_name(name: str) -> str:
+    """A name without control characters and surrounding blanks.
+
+    Raises:
+        Invalid: nothing is left of it.
+    """
+    cleaned = "".join(character for character in name if character.isprintable()).strip()
+    if not cleaned:
+        raise Invalid("Give the run a name with at least one visible character.", field="name")
+    return cleaned[:200]
+
+
+def clean_tags(tags: list[str]) -> list[str]:
+    """Tags trimmed, without doubles, at most 40 characters each."""
+    cleaned = (" ".join("".join(c for c in tag if c.isprintable()).split())[:40] for tag in tags)
+    return list(dict.fromkeys(tag for tag in cleaned if tag))
+
+
+def _filtered(query: Select[Any], workspace_id: str, status: str | None, q: str | None, method: str | None, tag: str | None) -> Select[Any]:
+    query = query.where(Run.workspace_id == workspace_id)
+    if status:
+        if status not in STATUSES:
+            raise Invalid(f"There is no status “{status}”. Known are {', '.join(STATUSES)}.", field="status")
+        query = query.where(Run.status == status)
+    if method:
+        query = query.where(Run.method == method)
+    if q:
+        pattern = f"%{q.lower().replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+        fields: list[ColumnElement[Any]] = [
+            func.lower(Run.name),
+            func.lower(Run.method),
+            func.lower(Dataset.name),
+            func.lower(Checkpoint.name),
+        ]
+        query = query.join(Dataset, Run.dataset_id == Dataset.id).join(Checkpoint, Run.checkpoint_id == Checkpoint.id)
+        query = query.where(or_(*(field.like(pattern, escape="!") for field in fields)))
+    if tag:
+        query = query.where(cast(Run.tags, String).contains(f'"{tag}"', autoescape=True))
+    return query
+
+
+def list_runs(
+    session: Session,
+    workspace_id: str,
+    *,
+    limit: int = 50,
+    after: str | None = None,
+    status: str | None = None,
+    q: str | None = None,
+    method: str | None = None,
+    tag: str | None = None,
+) -> list[Run]:
+    """Runs of the workspace, newest first, at most `limit` of those older than the run `after`."""
+    query = _filtered(select(Run), workspace_id, status, q, method, tag)
+    if after:
+        query = query.where(Run.id < after)
+    return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
+
+
+def counts(
+    session: Session, workspace_id: str, *, q: str | None = None, method: str | None = None, tag: str | None = None
+) -> dict[str, int]:
+    """How many runs the workspace has in each status."""
+    counted: Any = select(Run.status, func.count())
+    query = _filtered(counted, workspace_id, None, q, method, tag).group_by(Run.status)
+    return {status: count for status, count in session.execute(query)}
+
+
+def count_active(session: Session, workspace_id: str) -> int:
+    """How many runs of the workspace a worker holds now; cheap, since every page shows it."""
+    query = select(func.count()).select_from(Run).where(Run.status.in_(ACTIVE), Run.workspace_id == workspace_id)
+    return int(session.scalar(query) or 0)
+
+
+def queue_places(session: Session) -> dict[str, int]:
+    """Place in the queue (1 is next) of every waiting run."""
+    ids = session.scalars(select(Run.id).where(Run.status == "queued").order_by(Run.priority.desc(), Run.id))
+    return {run_id: place for place, run_id in enumerate(ids, start=1)}
+
+
+def queue_place(session: Session, run: Run) -> int | None:
+    """Place of one run in the queue; None when it does not wait."""
+    if run.status != "queued":
+        return None
+    before = or_(Run.priority > run.priority, (Run.priority == run.priority) & (Run.id < run.id))
+    return 1 + int(session.scalar(select(func.count()).select_from(Run).where(Run.status == "queued", before)) or 0)
+
+
+def cancel(session: Session, workspace_id: str, run_id: str) -> Run:
+    """Stop a run for good; its committed checkpoints stay. Asking twice changes nothing."""
+    run = get(session, workspace_id, run_id, lock=True)
+    if run.status in ("queued", "paused"):
+        set_status(session, run, "cancelled", "Cancelled before it ended." if run.step else "Cancelled before it started.")
+        add_event(session, run, "cancelled", "Cancelled.")
+    elif run.status in ("preparing", "running", "pausing"):
+        set_status(session, run, "stopping")
+        add_event(session, run, "stopping", "Asked to stop.")
+    elif run.status not in ("stopping", "cancelled"):
+        raise Conflict(f"The run has already {run.status}; there is nothing to cancel.")
+    session.flush()
+    return run
+
+
+def pause(session: Session, workspace_id: str, run_id: str) -> Run:
+    """Ask a run to write a checkpoint and let go of its device."""
+    run = get(session, workspace_id, run_id, lock=True)
+    if run.status == "queued":
+        set_status(session, run, "paused", "Paused before it started.")
+        add_event(session, run, "paused", "Paused while waiting.")
+    elif run.status in ("preparing", "running"):
+        set_status(session, run, "pausing")
+        add_event(session, run, "pausing", "Asked to pause.")
+    elif run.status not in ("pausing", "paused"):
+        raise Conflict(f"The run is {run.status} and cannot be paused.")
+    session.flush()
+    return run
+
+
+def resume(session: Session, workspace_id: str, run_id: str) -> Run:
+    """Queue a paused, failed or cancelled run again; it goes on from its last committed checkpoint."""
+    run = get(session, workspace_id, run_id, lock=True)
+    if run.status in ("paused", "failed", "cancelled"):
+        set_status(session, run, "queued")
+        run.failures, run.not_before, run.finished_at, run.dispatched_at = 0, None, None, now()
+        where = f"from step {run.committed_step}" if run.committed_step else "from the beginning"
+        add_event(session, run, "resumed", f"Queued again, to go on {where}.")
+        queue.ring(session, "device")
+    elif run.status == "pausing":
+        raise Conflict("The run is still writing its checkpoint. Resume it once it is paused.")
+    elif run.status not in ("queued", "preparing", "running"):
+        raise Conflict(f"The run is {run.status} and cannot be resumed.")
+    session.flush()
+    return run
+
+
+def duplicate(session: Session, workspace_id: str, user_id: str | None, run_id: str) -> Run:
+    """Queue a new run with the same settings."""
+    run = get(session, workspace_id, run_id)
+    return create(session, workspace_id, user_id, as_request(run, name=f"{run.name[:190]} (copy)"))
+
+
+def as_request(run: Run, name: str | None = None) -> RunCreate:
+    """The request that would make this run again."""
+    return RunCreate(
+        name=name or run.name,
+        method=run.method,
+        tuner=run.tuner,
+        checkpoint=run.checkpoint_id,
+        dataset=run.dataset_id,
+        eval_dataset=run.eval_dataset_id,
+        params=run.params,
+        tuner_params=run.tuner_params,
+        seed=run.seed,
+        priority=run.priority,
+        parent_run=run.id,
+        tags=run.tags,
+    )
+
+
+def update(session: Session, workspace_id: str, run_id: str, change: RunUpdate) -> Run:
+    """Edit name, tags, notes or priority.
+
+    Raises:
+        Conflict: somebody changed the run since the version the edit names.
+    """
+    run = get(session, workspace_id, run_id, lock=True)
+    if change.version is not None and change.version != run.version:
+        raise Conflict("Somebody changed this run meanwhile. Load it again and repeat your change.", details={"version": run.version})
+    if change.name is not None:
+        run.name = clean_name(change.name)
+    if change.tags is not None:
+        run.tags = clean_tags(change.tags)
+    if change.notes is not None:
+        run.notes = change.notes
+    if change.priority is not None:
+        run.priority = change.priority
+    run.version += 1
+    touch(session, run)
+    session.flush()
+    return run
+
+
+def delete(session: Session, workspace_id: str, run_id: str) -> None:
+    """Remove a run that no worker holds, with its curve, logs and checkpoints.
+
+    Raises:
+        Conflict: the run is active, or one of its checkpoints is used by something else.
+    """
+    run = get(session, workspace_id, run_id, lock=True)
+    if run.status in ACTIVE:
+        raise Conflict(f"The run is {run.status}. Stop it first, then delete it.")
+    own = list(session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id)))
+    own_ids = [checkpoint.id for checkpoint in own]
+    users = session.scalars(select(Run.name).where(Run.checkpoint_id.in_(own_ids), Run.id != run.id)).all()
+    if users:
+        raise Conflict(
+            f"Its checkpoints are used by {len(users)} other run{'s' if len(users) > 1 else ''}, such as “{users[0]}”. Delete those first."
+        )
+    based = session.scalars(select(Checkpoint.name).where(Checkpoint.base_id.in_(own_ids), Checkpoint.id.not_in(own_ids))).first()
+    if based:
+        raise Conflict(f"The checkpoint “{based}” sits on one of its checkpoints. Delete that first.")
+    for checkpoint in own:
+        session.delete(checkpoint)
+    session.flush()
+    session.delete(run)
+    session.flush()
+    after_commit(session, lambda: storage.remove(f"runs/{run.id}"))
+
+
+def checkpoints_of(session: Session, workspace_id: str, run_id: str) -> list[Checkpoint]:
+    """Committed checkpoints of a run, newest first."""
+    get(session, workspace_id, run_id)
+    query = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.status == "ready")
+    return list(session.scalars(query.order_by(Checkpoint.step.desc())))
+
+
+def events(session: Session, workspace_id: str, run_id: str, limit: int = 1000) -> list[RunEvent]:
+    """History of a run, oldest first."""
+    get(session, workspace_id, run_id)
+    return list(session.scalars(select(RunEvent).where(RunEvent.run_id == run_id).order_by(RunEvent.seq, RunEvent.number).limit(limit)))
+
+
+def logs(
+    session: Session,
+    workspace_id: str,
+    run_id: str,
+    *,
+    after: str | None = None,
+    level: str | None = None,
+    limit: int = 500,
+    newest: bool = False,
+) -> list[RunLog]:
+    """Log lines in order, after a cursor `seq.number`; with `newest` the last ones."""
+    get(session, workspace_id, run_id)
+    query = select(RunLog).where(RunLog.run_id == run_id)
+    if after:
+        seq, _, number = after.partition(".")
+        if not (seq.isdigit() and (number or "0").isdigit()):
+            raise Invalid("“after” is a cursor such as 12.3 from an earlier answer.", field="after")
+        query = query.where(or_(RunLog.seq > int(seq), (RunLog.seq == int(seq)) & (RunLog.number > int(number or 0))))
+    if level:
+        order = ["debug", "info", "warning", "error"]
+        if level not in order:
+            raise Invalid(f"There is no level “{level}”. Known are {', '.join(order)}.", field="level")
+        query = query.where(RunLog.level.in_(order[order.index(level) :]))
+    if newest:
+        return list(session.scalars(query.order_by(RunLog.seq.desc(), RunLog.number.desc()).limit(limit)))[::-1]
+    return list(session.scalars(query.order_by(RunLog.seq, RunLog.number).limit(limit)))
+
+
+def samples(session: Session, workspace_id: str, run_id: str) -> list[RunSample]:
+    """Answers to the fixed prompts, by step."""
+    get(session, workspace_id, run_id)
+    return list(session.scalars(select(RunSample).where(RunSample.run_id == run_id).order_by(RunSample.step, RunSample.number).limit(2000)))

@@ -1,0 +1,162 @@
+"""Every setting of the studio, read from the environment (`LUTHIER_…`). Reads nothing else and starts nothing."""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+def files(name: str) -> Path:
+    """Folder of `templates`, `static` or `migrations`: the checkout's own, or the copy inside an installed wheel."""
+    return CHECKOUT / name if CHECKOUT else PACKAGE / "_files" / name
+
+
+def default_home() -> Path:
+    """`./.luthier` in a checkout, else the per-user data folder of the platform."""
+    return CHECKOUT / ".luthier" if CHECKOUT else Path(platformdirs.user_data_dir("luthier"))
+
+
+class Settings(BaseSettings):
+    """Settings of one studio. The docstring under each field is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(default_factory=default_home)
+    """Folder of all the studio keeps: database, queue, datasets, checkpoints. `./.luthier` in a checkout, else the per-user data folder."""
+    database_url: str = ""
+    """Where the rows live, such as `postgresql://user:password@host/name`. Empty: SQLite in HOME."""
+    broker_url: str = ""
+    """Queue that carries wake-ups to workers, such as `redis://host:6379/0`. Empty: a folder in HOME."""
+    storage_url: str = ""
+    """Folder of datasets and checkpoints, as a path or a `file://` URL; web and workers must see the same one. Empty: `storage` in HOME."""
+    url: str = ""
+    """Studio that the commands `run` and `dataset` speak to. Empty: this machine, at HOST and PORT."""
+    token: str = ""
+    """API token that the commands `run` and `dataset` send. Empty: the one that `luthier up` left in HOME."""
+    host: str = "127.0.0.1"
+    """Address the web server listens on. The default is this machine alone."""
+    port: int = Field(8000, ge=1, le=65535)
+    """TCP port of the web server."""
+    secret_key_file: str = ""
+    """File with the key that signs links; it is made with mode 0600 when missing. Empty: `secret.key` in HOME."""
+    allowed_hosts: str = ""
+    """Host names the web server answers to, separated by commas. Empty: localhost, 127.0.0.1, [::1], HOST and the host of PUBLIC_URL."""
+    public_url: str = ""
+    """Address people open, such as `https://luthier.example.org`; used in links. Empty: `http://HOST:PORT`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs: `auto` takes the GPUs a worker sees and the CPU otherwise."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of a training process. 0: as many as the machine has cores."""
+    allow_http: bool = False
+    """Let people sign in over plain HTTP from other machines (HOST not loopback and PUBLIC_URL not https)."""
+    max_upload_bytes: int = Field(10 * 1024**3, ge=1)
+    """Largest file that may be uploaded, in bytes."""
+    max_line_bytes: int = Field(16 * 1024**2, ge=1024)
+    """Longest line (one row) of an uploaded file, in bytes."""
+    max_rows: int = Field(5_000_000, ge=1)
+    """Most rows a dataset may hold."""
+    parse_memory_bytes: int = Field(1024**3, ge=256 * 1024**2)
+    """Memory that the process parsing an upload may take, in bytes."""
+    max_queued_runs: int = Field(1000, ge=1)
+    """Most runs that may wait in the queue of one workspace."""
+    login_attempts_per_minute: int = Field(10, ge=1)
+    """Failed sign-ins from one address in a minute before it has to wait."""
+    sample_prompts: int = Field(3, ge=0, le=16)
+    """How many fixed prompts a run answers at its evaluation steps."""
+    lease_seconds: float = Field(30.0, gt=0)
+    """A worker that has not renewed its lease for this long has lost the run."""
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    """How often a worker renews its lease."""
+    sweep_seconds: float = Field(5.0, gt=0)
+    """How often lost leases and forgotten queue entries are looked for."""
+    stall_seconds: float = Field(1800.0, gt=0)
+    """A trainer that makes no step for this long is killed and started again from its last checkpoint."""
+    hub_url: str = "https://huggingface.co"
+    """Model hub that checkpoints are imported from."""
+    model_folders: str = ""
+    """Folders an engineer may import checkpoints from, separated by `:`. Empty: only an admin may name a folder."""
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        """Database URL with its default filled in."""
+        return self.database_url or f"sqlite:///{self.home / 'luthier.db'}"
+
+    @property
+    def broker(self) -> str:
+        """Broker URL with its default filled in."""
+        return self.broker_url or "filesystem://localhost"
+
+    @property
+    def storage(self) -> Path:
+        """Folder of datasets and checkpoints."""
+        value = self.storage_url
+        if not value:
+            return self.home / "storage"
+        parts = urlsplit(value)
+        if parts.scheme == "file":
+            return Path(unquote(parts.path))
+        if parts.scheme and len(parts.scheme) > 1:
+            raise ConfigError(
+                f"LUTHIER_STORAGE_URL has the scheme “{parts.scheme}”, which this version cannot use. Give a folder or a file:// URL.",
+                field="storage_url",
+            )
+        return Path(value).expanduser().absolute()
+
+    @property
+    def secret_key_path(self) -> Path:
+        """File of the signing key."""
+        return Path(self.secret_key_file) if self.secret_key_file else self.home / "secret.key"
+
+    @property
+    def address(self) -> str:
+        """Address people open, without a slash at its end."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host) or (f"[{self.host}]" if ":" in self.host else self.host)
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @property
+    def hosts(self) -> list[str]:
+        """Host names that are answered."""
+        named = [name.strip() for name in self.allowed_hosts.split(",") if name.strip()]
+        if named:
+            return named
+        public = urlsplit(self.public_url).hostname
+        any_address = self.host in ("0.0.0.0", "::")
+        own = [socket.gethostname()] if any_address else [self.host]
+        return list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", *own, *([public] if public else [])]))
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether only this machine can reach the web server."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigError: a variable holds a value that cannot be used; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "LUTHIER_" + str(first["loc"][0]).upper()
+        raise ConfigError(f"{name} cannot be used: {first['msg']} (it is “{first['input']}”).", field=str(first["loc"][0])) from None

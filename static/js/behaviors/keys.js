@@ -1,0 +1,40 @@
+/** Keyboard shortcuts of every page; those of one chart are in `charts.js`. */
+import { isTyping, one } from "../dom.js";
+import { openPalette } from "./palette.js";
+
+const GO = /** @type {Record<string, string>} */ ({ r: "/runs", d: "/datasets", m: "/models", s: "/settings" });
+const MEMORY = 1200;
+
+/** Start the behaviour. */
+export function startKeys() {
+  let before = { key: "", at: 0 };
+  document.addEventListener("keydown", (event) => {
+    const key = event.key.toLowerCase();
+    const target = event.target;
+    if ((event.ctrlKey || event.metaKey) && key === "k") {
+      event.preventDefault();
+      openPalette();
+      return;
+    }
+    if ((event.ctrlKey || event.metaKey) && key === "enter" && target instanceof HTMLTextAreaElement && target.form) {
+      event.preventDefault();
+      target.form.requestSubmit();
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(target) || one("dialog[open]")) return;
+    const isSecond = before.key === "g" && event.timeStamp - before.at < MEMORY;
+    before = { key: isSecond ? "" : key, at: event.timeStamp };
+    if (isSecond && GO[key]) {
+      location.assign(GO[key]);
+    } else if (key === "/") {
+      const box = one("[data-slash]");
+      if (!box) return;
+      event.preventDefault();
+      box.focus();
+    } else if (key === "?") {
+      one("#keys") instanceof HTMLDialogElement && /** @type {HTMLDialogElement} */ (one("#keys")).showModal();
+    } else if (key === "c" && !document.body.classList.contains("reads-only")) {
+      location.assign("/runs/new");
+    }
+  });
+}

@@ -1,0 +1,81 @@
+"""Every page can be used by everybody: axe finds nothing, in light and in dark, and nothing is wider than the screen."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.browser.conftest import Studio
+
+pytestmark = pytest.mark.browser
+
+RULES = {"preload": False, "runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}
+PAGES = [
+    "/runs",
+    "/runs?q=nothing",
+    "/runs/{live}",
+    "/runs/{outcome}",
+    "/runs/{failed}",
+    "/runs/{fresh}",
+    "/runs/{live}?tab=samples",
+    "/runs/{live}?tab=logs",
+    "/runs/{live}?tab=config",
+    "/runs/{live}?tab=checkpoints",
+    "/runs/{live}?tab=history",
+    "/runs/new",
+    "/runs/new?from={live}",
+    "/datasets",
+    "/datasets/new",
+    "/models",
+    "/models/import",
+    "/settings",
+    "/docs",
+    "/runs/nothing",
+]
+
+
+def faults(page: Page) -> list[object]:
+    """What axe finds on the page as it is."""
+    violations = Axe().run(page, options=RULES).response["violations"]
+    return [(each["id"], each["nodes"][0]["target"], each["help"], len(each["nodes"])) for each in violations]
+
+
+def settle(page: Page) -> None:
+    """Wait until a chart or a plan, where there is one, is drawn."""
+    if page.locator("#charts").count():
+        page.wait_for_selector("#charts .uplot, #charts .empty")
+    if page.locator("#plan").count():
+        page.wait_for_selector("#plan dl, #plan .notes")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing(page: Page, studio: Studio, path: str) -> None:
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    page.goto(path.format(**studio.ids))
+    settle(page)
+    assert faults(page) == []
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    settle(page)
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("opener", [".search", '[data-open="#keys"]', '[data-open="#edit"]', "#run-actions .danger"])
+def test_axe_finds_nothing_in_dialogs(page: Page, studio: Studio, opener: str) -> None:
+    page.goto(f"/runs/{studio.ids['live']}")
+    settle(page)
+    page.locator(opener).click()
+    page.wait_for_selector("dialog[open]")
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_nothing_is_wider_than_the_screen(page: Page, studio: Studio, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    wide = []
+    for path in PAGES:
+        page.goto(path.format(**studio.ids))
+        settle(page)
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            wide.append(path)
+    assert not wide

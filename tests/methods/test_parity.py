@@ -1,0 +1,83 @@
+"""The loss curve of a run is that of a plain script with trl: same data, seed and settings, step by step."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.methods import child
+from tests.models import tiny_llama_folder
+from worker import rows
+
+pytestmark = pytest.mark.train
+
+
+def plain_trl(folder: Path, method: str, params: dict[str, Any], *, adapter: bool) -> dict[int, float]:
+    """What somebody would write without the studio."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_folder())
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_folder(), dtype="float32")
+    shape = child.SHAPES[method]
+    data = Dataset.from_list([rows.to_trl(each["row"], shape, True) for each in rows.read(folder / "rows.jsonl", "train")])
+    config, kind = (SFTConfig, SFTTrainer) if method == "sft" else (DPOConfig, DPOTrainer)
+    arguments = config(
+        output_dir=str(folder / "plain"),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        seed=7,
+        max_steps=params["max_steps"],
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=params["gradient_accumulation"],
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **({"train_sampling_strategy": "group_by_length"} if params.get("group_by_length", True) and method == "sft" else {}),
+    )
+    peft_config = (
+        LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    )
+    trainer = kind(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=peft_config)
+    trainer.train()
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+@pytest.mark.parametrize(
+    ("method", "tuner", "params"),
+    [
+        ("sft", "lora", {"max_steps": 14, "gradient_accumulation": 1}),
+        ("sft", "full", {"max_steps": 8, "gradient_accumulation": 2, "group_by_length": False}),
+        ("dpo", "lora", {"max_steps": 14, "gradient_accumulation": 1}),
+        ("dpo", "full", {"max_steps": 8, "gradient_accumulation": 2}),
+    ],
+)
+def test_the_loss_curve_is_that_of_a_plain_trl_script(tmp_path: Path, method: str, tuner: str, params: dict[str, Any]) -> None:
+    job = child.spec(tmp_path, method, tuner, params=params, held_out=4, sample_prompts=1)
+    job["params"] = {**job["params"], "eval_steps": 100, "answer_check": "last_integer"}
+    _, report = child.run(job)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            plain = plain_trl(tmp_path, method, params, adapter=tuner == "lora")
+        finally:
+            logging.disable(logging.NOTSET)
+    curve = report.curve("loss")
+    assert len(plain) == params["max_steps"]
+    assert curve == pytest.approx(plain, abs=1e-4)
+    if method == "dpo":
+        assert curve[1] == pytest.approx(0.6931, abs=1e-3)

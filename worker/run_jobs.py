@@ -1,0 +1,124 @@
+"""Do one queued job: claim it, hold its lease while a child works, write its result in the transaction that ends it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from threading import Event
+from typing import Any
+
+from app import leases
+from app.database import Database
+from app.errors import StudioError
+from app.jobs import service
+from app.jobs.tables import Job
+from app.leases import Claim, LeaseLost
+from app.settings import Settings
+from worker.kinds import KINDS, Kind
+from worker.process import Child
+from worker.supervise import Holding, log, scratch, why
+
+
+def one(database: Database, settings: Settings, worker_id: str, lane: str, shutdown: Event) -> bool:
+    """Claim and do the next job of a lane; False when none waits."""
+    with database.write() as session:
+        mine = leases.claim(
+            session, Job, worker_id=worker_id, lease_seconds=settings.lease_seconds, taken="running", where=Job.lane == lane
+        )
+    if mine is None:
+        return False
+    try:
+        _do(database, settings, mine, shutdown)
+    except LeaseLost:
+        log.warning("Job %s belongs to another worker now.", mine.id)
+    return True
+
+
+def _do(database: Database, settings: Settings, mine: Claim, shutdown: Event) -> None:
+    with database.read() as session:
+        job = session.get(Job, mine.id)
+        if job is None:
+            return
+        kind = KINDS.get(job.kind)
+        try:
+            spec = kind.spec(session, job) if kind else None
+        except StudioError as error:
+            spec, refusal = None, error.message
+        else:
+            refusal = f"This worker does not know jobs of kind “{job.kind}”; it may be older than the web server."
+    if kind is None or spec is None:
+        with database.write() as session:
+            _fail(session, leases.hold(session, Job, mine), kind, refusal, "config")
+        return
+    folder = scratch(settings, f"{mine.id}-{mine.attempt}")
+    try:
+        spec = {"work": str(folder), **spec, "module": kind.child, "job_id": mine.id, "lease_seconds": settings.lease_seconds}
+        child = Child(spec, folder)
+        holding = Holding(database, settings, Job, mine, child, shutdown)
+        holding.run(lambda messages: _write(database, mine, kind, messages), pausable=False)
+        _end(database, mine, kind, child, holding, limited=bool(spec.get("memory_bytes")))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(database: Database, mine: Claim, kind: Kind, messages: list[dict[str, Any]]) -> None:
+    news: dict[str, Any] = {}
+    for message in messages:
+        if message["kind"] == "progress":
+            news = {"done": message["done"], "total": message["total"], "text": message["text"] or news.get("text", "")}
+        elif message["kind"] == "phase":
+            news = {**news, "text": message["text"]}
+        elif message["kind"] == "log":
+            log.info("%s: %s", mine.id, message["text"])
+    if not news:
+        return
+    with database.write() as session:
+        job: Job = leases.hold(session, Job, mine)
+        job.progress = {**(job.progress or {}), **news}
+        if kind.progress:
+            kind.progress(session, job, job.progress)
+
+
+def _end(database: Database, mine: Claim, kind: Kind, child: Child, holding: Holding, *, limited: bool) -> None:
+    with database.write() as session:
+        job: Job = leases.hold(session, Job, mine)
+        if holding.outcome and holding.outcome["kind"] == "result":
+            try:
+                with session.begin_nested():
+                    kind.done(session, job, holding.outcome["result"])
+            except StudioError as error:
+                _fail(session, job, kind, error.message, error.code)
+                return
+            service.finish(session, job, {})
+            return
+        code, reason = why(child, holding.outcome, holding.kill_reason)
+        if limited and child.code in (-signal.SIGABRT, -signal.SIGSEGV):
+            # A library that gets no memory aborts; another attempt would end the same way.
+            code, reason = "memory", "This needed more memory than the limit allows."
+        if code in ("killed", "stalled", "preempted"):
+            if not service.give_back(session, job, counts=code != "preempted"):
+                kind.failed(session, job, job.reason or reason, "killed")
+            return
+        _fail(session, job, kind, reason, code)
+
+
+def _fail(session: Any, job: Job, kind: Kind | None, reason: str, code: str) -> None:
+    if kind:
+        kind.failed(session, job, reason, code)
+    service.fail(session, job, reason, code)
+
+
+def reap(session: Any) -> int:
+    """Put jobs whose worker is gone back into the queue, or fail them when that happened too often."""
+    jobs = leases.expired(session, Job)
+    for job in jobs:
+        give_back(session, job)
+    return len(jobs)
+
+
+def give_back(session: Any, job: Job) -> None:
+    """One job of a dead worker."""
+    if not service.give_back(session, job, counts=True):
+        kind = KINDS.get(job.kind)
+        if kind:
+            kind.failed(session, job, job.reason or "The worker died.", "killed")
