@@ -153,7 +153,7 @@ def watch(page: Page, url: str) -> list[str]:
 def page(page: Page, studio: Studio) -> Iterator[Page]:
     """A page that fails its test on any error in the console (a breach of the content policy is one)."""
     found = watch(page, studio.url)
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     page.unroute_all(behavior="ignoreErrors")
     assert not found, found
