@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.checkpoints import imports as checkpoint_imports
 from app.datasets import imports as dataset_imports
 from app.datasets import tokens
+from app.exports import service as exports
 from app.jobs.tables import Job
 
 
@@ -49,4 +50,5 @@ KINDS: dict[str, Kind] = {
         checkpoint_imports.import_failed,
         checkpoint_imports.import_progress,
     ),
+    "export": Kind("worker.export", exports.export_spec, exports.export_done, exports.export_failed, exports.export_progress),
 }

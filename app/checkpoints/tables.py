@@ -45,5 +45,7 @@ class Checkpoint(Base):
     """The model's config.json (base models)."""
     metrics: Mapped[dict[str, Any] | None]
     """Last values at its step (of runs)."""
+    notes: Mapped[str | None]
+    """What people write about it."""
     created_by: Mapped[str | None]
     created_at: Mapped[float] = mapped_column(default=now())

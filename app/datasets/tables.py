@@ -53,6 +53,8 @@ class Dataset(Base):
     """How it came about (upload, recipe with its parameters, left-out lines)."""
     progress: Mapped[dict[str, Any] | None]
     """`{done, total, text}` while importing; bytes."""
+    checks: Mapped[dict[str, Any] | None]
+    """What the import found out beside problems: doubles, leaks, lengths in characters, rows added and removed."""
     created_by: Mapped[str | None]
     created_at: Mapped[float] = mapped_column(default=now())
 
@@ -84,3 +86,5 @@ class TokenCount(Base):
     trained_tokens: Mapped[int | None]
     path: Mapped[str | None]
     """`.npy` file of uint32 lengths, shape (rows, 2 or 3): prompt, then each full sequence; in row order, below the storage root."""
+    shown_rows: Mapped[int | None]
+    """The first so many rows are kept token by token."""
