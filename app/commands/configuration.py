@@ -33,6 +33,7 @@ def entries(settings: Settings) -> list[dict[str, Any]]:
         "allowed_hosts": ",".join(settings.hosts),
         "token": masked(settings.token),
         "url": without_password(settings.url),
+        "smtp_url": without_password(settings.smtp_url),
     }
     found = []
     for name, field in Settings.model_fields.items():
