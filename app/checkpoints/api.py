@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
+from fastapi.responses import FileResponse
 
-from app.checkpoints import service
-from app.checkpoints.schemas import CheckpointCreate, CheckpointOut, checkpoint_out
+from app.checkpoints import files, service
+from app.checkpoints.schemas import CheckpointCreate, CheckpointEdit, CheckpointOut, FileOut, checkpoint_out
 from app.web import After, Limit, Page, Reader, ReadSession, Writer, WriteSession, api_router, idempotent, paged
 
 router = api_router("checkpoints")
@@ -43,6 +44,33 @@ def list_checkpoints(
 def get_checkpoint(who: Reader, session: ReadSession, checkpoint_id: str) -> Any:
     """One checkpoint."""
     return checkpoint_out(service.get(session, who.workspace_id, checkpoint_id))
+
+
+@router.patch("/checkpoints/{checkpoint_id}", response_model=CheckpointOut)
+def edit_checkpoint(who: Writer, session: WriteSession, checkpoint_id: str, body: CheckpointEdit) -> Any:
+    """Rename a checkpoint, or write notes on it."""
+    return checkpoint_out(service.edit(session, who.workspace_id, checkpoint_id, body))
+
+
+@router.get("/checkpoints/{checkpoint_id}/files", response_model=list[FileOut])
+def list_files(who: Reader, session: ReadSession, checkpoint_id: str) -> Any:
+    """The files of a checkpoint, as its manifest names them. An export (`POST /exports`) packs those of use elsewhere into one."""
+    checkpoint = service.get(session, who.workspace_id, checkpoint_id)
+    return [files.file_out(checkpoint, entry) for entry in files.listed(checkpoint)]
+
+
+@router.get("/checkpoints/{checkpoint_id}/download", response_class=FileResponse)
+def download_file(
+    who: Reader, session: ReadSession, checkpoint_id: str, file: Annotated[str, Query(max_length=255, description="Its name.")]
+) -> FileResponse:
+    """One file of a checkpoint: weights, tokenizer or configuration. With `Range` a part of it."""
+    checkpoint = service.get(session, who.workspace_id, checkpoint_id)
+    return FileResponse(
+        files.place_of(checkpoint, file),
+        media_type="application/octet-stream",
+        filename=file,
+        headers={"Content-Security-Policy": "sandbox", "Content-Encoding": "identity"},
+    )
 
 
 @router.delete("/checkpoints/{checkpoint_id}", status_code=204)

@@ -9,10 +9,8 @@ from fastapi import Form, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import storage
-from app.checkpoints import service
-from app.checkpoints.manifest import read_manifest
-from app.checkpoints.schemas import QUESTION_STEP, STEPS, CheckpointCreate
+from app.checkpoints import files, lineage, service
+from app.checkpoints.schemas import QUESTION_STEP, STEPS, CheckpointCreate, CheckpointEdit
 from app.checkpoints.tables import Checkpoint
 from app.errors import Forbidden, Invalid, StudioError
 from app.jobs import service as jobs
@@ -21,8 +19,10 @@ from app.web import Reader, ReadSession, Writer, WriteSession, hx_redirect, page
 router = pages_router()
 
 PAGE_ROWS = 100
-KINDS = {"": "All", "base": "Base models", "adapter": "Adapters", "full": "Full fine-tunes"}
+KINDS = {"": "All", "base": "Base models", "tuned": "Tuned", "adapter": "Adapters", "full": "Full fine-tunes"}
+_OF_KIND = {"tuned": ["adapter", "full", "reward", "classifier"]}
 _Text = Annotated[str, Form(max_length=5000)]
+_Notes = Annotated[str, Form(max_length=30_000)]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
 
 
 def _rows(session: Session, found: list[Checkpoint]) -> list[Row]:
-    runs = service.run_names(session, [checkpoint.run_id for checkpoint in found if checkpoint.run_id])
-    bases = service.names(session, [checkpoint.base_id for checkpoint in found if checkpoint.base_id])
+    runs = lineage.run_names(session, [checkpoint.run_id for checkpoint in found if checkpoint.run_id])
+    bases = lineage.names(session, [checkpoint.base_id for checkpoint in found if checkpoint.base_id])
     return [Row(checkpoint, runs.get(checkpoint.run_id or ""), bases.get(checkpoint.base_id or "")) for checkpoint in found]
 
 
@@ -105,7 +105,7 @@ def list_models(
 ) -> Response:
     """Base models and what was trained from them, newest first."""
     found = service.list_checkpoints(
-        session, who.workspace_id, limit=PAGE_ROWS + 1, after=after, kinds=[kind] if kind else None, q=q.strip()
+        session, who.workspace_id, limit=PAGE_ROWS + 1, after=after, kinds=_OF_KIND.get(kind, [kind]) if kind else None, q=q.strip()
     )
     shown = found[:PAGE_ROWS]
     return page(
@@ -171,6 +171,11 @@ def show(request: Request, who: Reader, session: ReadSession, checkpoint_id: str
     return _show(request, who, session, checkpoint, None)
 
 
+def _base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
+    """The checkpoint it sits on or began from."""
+    return session.get(Checkpoint, checkpoint.base_id) if checkpoint.base_id else None
+
+
 def _show(request: Request, who: Any, session: Session, checkpoint: Checkpoint, error: StudioError | None) -> Response:
     return page(
         request,
@@ -179,11 +184,12 @@ def _show(request: Request, who: Any, session: Session, checkpoint: Checkpoint, 
         status=error.status if error else 200,
         checkpoint=checkpoint,
         steps=_steps(session, checkpoint),
-        lineage=_rows(session, service.lineage(session, checkpoint)),
-        run=service.run_of(session, checkpoint) if checkpoint.run_id else None,
-        runs=service.runs_from(session, checkpoint),
-        built=service.built_on(session, checkpoint),
-        files=_files(checkpoint),
+        root=lineage.tree(session, checkpoint),
+        run=lineage.run_of(session, checkpoint) if checkpoint.run_id else None,
+        base=_base(session, checkpoint),
+        runs=lineage.runs_from(session, checkpoint),
+        built=lineage.built_on(session, checkpoint),
+        files=[files.file_out(checkpoint, entry) for entry in files.listed(checkpoint)],
         facts=facts_of(service.base_of(session, checkpoint)),
         train_loss=_loss(checkpoint, "loss"),
         eval_loss=_loss(checkpoint, "eval_loss"),
@@ -207,17 +213,6 @@ def _steps(session: Session, checkpoint: Checkpoint) -> list[Step]:
     progress = checkpoint.progress or {}
     done = int(progress.get("done") or 0) if progress.get("total") else -1
     return [Step(name, "done" if number < done else "now" if number == done else "next") for number, name in enumerate(names)]
-
-
-def _files(checkpoint: Checkpoint) -> list[tuple[str, int, str]]:
-    """Name, size and SHA-256 of the files in the manifest."""
-    if not checkpoint.path:
-        return []
-    try:
-        manifest = read_manifest(storage.path(checkpoint.path))
-    except ValueError:
-        return []
-    return [(name, int(entry["size"]), str(entry["sha256"])) for name, entry in sorted(manifest["files"].items())]
 
 
 @router.get("/models/{checkpoint_id}/row")
@@ -246,3 +241,16 @@ def delete(request: Request, who: Writer, session: WriteSession, checkpoint_id: 
             raise
         return _show(request, who, session, service.get(session, who.workspace_id, checkpoint_id), error)
     return hx_redirect(request, "/models")
+
+
+@router.post("/models/{checkpoint_id}/edit")
+def edit(request: Request, who: Writer, session: WriteSession, checkpoint_id: str, name: _Text = "", notes: _Notes = "") -> Response:
+    """Rename a checkpoint and write notes on it."""
+    checkpoint = service.get(session, who.workspace_id, checkpoint_id)
+    try:
+        service.edit(session, who.workspace_id, checkpoint.id, CheckpointEdit(name=name, notes=notes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "name" if first["loc"][0] == "name" else "notes"
+        return _show(request, who, session, checkpoint, Invalid(f"The {place}: {_plain(first['type'], first['msg'])}", field=place))
+    return hx_redirect(request, f"/models/{checkpoint.id}")

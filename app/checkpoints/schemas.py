@@ -44,6 +44,43 @@ class CheckpointCreate(BaseModel):
         return value
 
 
+class CheckpointEdit(BaseModel):
+    """Change what people say about a checkpoint; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True, use_attribute_docstrings=True)
+
+    name: str | None = Field(None, min_length=1, max_length=120)
+    """What to call it."""
+    notes: str | None = Field(None, max_length=20_000)
+    """Notes, as markdown; empty removes them."""
+
+    @field_validator("name", mode="after")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        if value is not None and any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+            raise ValueError("It must not hold control characters.")
+        return value
+
+    @field_validator("notes", mode="after")
+    @classmethod
+    def _kept(cls, value: str | None) -> str | None:
+        if value is not None and "\x00" in value:
+            raise ValueError("It must not hold a NUL character.")
+        return value
+
+
+class FileOut(BaseModel):
+    """One file of a checkpoint."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    size_bytes: int
+    sha256: str
+    download: str | None
+    """Where it can be fetched; null for what only the trainer reads."""
+
+
 class CheckpointProgress(BaseModel):
     """How far an import is."""
 
@@ -80,6 +117,7 @@ class CheckpointOut(BaseModel):
     """Weights in it; those of tied embeddings count once."""
     metrics: dict[str, float | None] | None
     """Of runs: the last values at its step; null where a value is not a number."""
+    notes: str
     created_at: str | None
 
 
@@ -105,6 +143,7 @@ def checkpoint_out(checkpoint: Checkpoint) -> dict[str, Any]:
     )
     return {
         **{name: getattr(checkpoint, name) for name in same},
+        "notes": checkpoint.notes or "",
         "metrics": None if metrics is None else {name: None if isinstance(value, str) else value for name, value in metrics.items()},
         "created_at": iso(checkpoint.created_at),
     }

@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import leases, storage
 from app.checkpoints import manifest as manifests
-from app.checkpoints.schemas import CheckpointCreate
+from app.checkpoints.lineage import dependents, run_of
+from app.checkpoints.schemas import CheckpointCreate, CheckpointEdit
 from app.checkpoints.tables import Checkpoint
 from app.database import Base, after_commit, new_id
 from app.errors import Conflict, Forbidden, Invalid, NotFound
@@ -298,62 +299,18 @@ def rehome(session: Session, storage_root: Path) -> int:
     return rewritten
 
 
-# --- what depends on what -------------------------------------------------------------------------------------------------
+# --- changes by people ----------------------------------------------------------------------------------------------------
 
 
-def runs_from(session: Session, checkpoint: Checkpoint, limit: int = 50) -> list[tuple[str, str, str]]:
-    """Runs that start from a checkpoint, newest first: id, name, status."""
-    runs = Base.metadata.tables["runs"]
-    query = (
-        select(runs.c.id, runs.c.name, runs.c.status).where(runs.c.checkpoint_id == checkpoint.id).order_by(runs.c.id.desc()).limit(limit)
-    )
-    return [(row.id, row.name, row.status) for row in session.execute(query)]
-
-
-def run_names(session: Session, run_ids: list[str]) -> dict[str, str]:
-    """Names of runs by id."""
-    runs = Base.metadata.tables["runs"]
-    return {row.id: row.name for row in session.execute(select(runs.c.id, runs.c.name).where(runs.c.id.in_(run_ids)))} if run_ids else {}
-
-
-def names(session: Session, checkpoint_ids: list[str]) -> dict[str, str]:
-    """Names of checkpoints by id."""
-    query = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(checkpoint_ids))
-    return {row.id: row.name for row in session.execute(query)} if checkpoint_ids else {}
-
-
-def run_of(session: Session, checkpoint: Checkpoint) -> tuple[str, str, str] | None:
-    """The run that made a checkpoint: id, name, status."""
-    runs = Base.metadata.tables["runs"]
-    row = session.execute(select(runs.c.id, runs.c.name, runs.c.status).where(runs.c.id == checkpoint.run_id)).first()
-    return (row.id, row.name, row.status) if row else None
-
-
-def built_on(session: Session, checkpoint: Checkpoint, limit: int = 50) -> list[Checkpoint]:
-    """Checkpoints that sit on this one or began from it, newest first."""
-    return list(session.scalars(select(Checkpoint).where(Checkpoint.base_id == checkpoint.id).order_by(Checkpoint.id.desc()).limit(limit)))
-
-
-def lineage(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
-    """The checkpoints it came from, the oldest first, itself last."""
-    line = [checkpoint]
-    while line[0].base_id:
-        line.insert(0, session.get_one(Checkpoint, line[0].base_id))
-    return line
-
-
-def dependents(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """In words, what would break without a checkpoint: runs that start from it, checkpoints that sit on it."""
-    runs = Base.metadata.tables["runs"]
-    used = session.scalar(select(func.count()).select_from(runs).where(runs.c.checkpoint_id == checkpoint.id)) or 0
-    based = session.scalar(select(func.count()).select_from(Checkpoint).where(Checkpoint.base_id == checkpoint.id)) or 0
-    first_run, first_based = runs_from(session, checkpoint, 1), built_on(session, checkpoint, 1)
-    found = []
-    if used:
-        found.append(f"{used} run{'s' if used > 1 else ''} (such as “{first_run[0][1]}”)")
-    if based:
-        found.append(f"{based} checkpoint{'s' if based > 1 else ''} (such as “{first_based[0].name}”)")
-    return found
+def edit(session: Session, workspace_id: str, checkpoint_id: str, changes: CheckpointEdit) -> Checkpoint:
+    """Rename a checkpoint or write notes on it; what is not given stays."""
+    checkpoint = get(session, workspace_id, checkpoint_id)
+    if changes.name is not None:
+        checkpoint.name = changes.name
+    if changes.notes is not None:
+        checkpoint.notes = changes.notes or None
+    session.flush()
+    return checkpoint
 
 
 def delete(session: Session, workspace_id: str, checkpoint_id: str) -> None:
@@ -373,10 +330,20 @@ def delete(session: Session, workspace_id: str, checkpoint_id: str) -> None:
     if job is not None:
         job.status, job.reason = "cancelled", "The checkpoint was deleted."
         leases.free(job)  # the worker that holds it sees the lease gone and ends its child
-    path = checkpoint.path or import_path(checkpoint)
+    paths = [checkpoint.path or import_path(checkpoint), *_counted(session, checkpoint)]
     session.delete(checkpoint)
     session.flush()
-    after_commit(session, lambda: storage.remove(path))
+    after_commit(session, lambda: [storage.remove(path) for path in paths])
+
+
+def _counted(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """Files of token lengths that were counted with a checkpoint's tokenizer."""
+    counts, datasets = Base.metadata.tables["token_counts"], Base.metadata.tables["datasets"]
+    query = select(datasets.c.path).join(counts, counts.c.dataset_id == datasets.c.id).where(counts.c.checkpoint_id == checkpoint.id)
+    found = []
+    for path in session.scalars(query):
+        found += [storage.relative(file) for file in storage.path(path).glob(f"tokens-{checkpoint.id}.*")]
+    return found
 
 
 def import_path(checkpoint: Checkpoint) -> str:

@@ -136,3 +136,62 @@ def test_the_form_says_what_is_wrong(client: TestClient, change: dict[str, str],
     answer = client.post("/models/import", data=given)
     assert answer.status_code == 422 and words in answer.text and 'aria-invalid="true"' in answer.text
     assert f'value="{given["ref"]}"' in answer.text
+
+
+def test_the_tree_leads_from_the_base_to_what_was_made_of_it(client: TestClient, stack: Stack) -> None:
+    with stack.database.write() as session:
+        base = add_checkpoint(session, stack.workspace_id, name="the base")
+        first = add_run(session, stack.workspace_id, checkpoint_id=base.id, name="first run", status="succeeded")
+        tuned = [
+            add_checkpoint(
+                session, stack.workspace_id, name=f"made {step}", kind="adapter", source="run", run_id=first.id, step=step, base_id=base.id
+            )
+            for step in range(10, 110, 10)
+        ]
+        again = add_run(session, stack.workspace_id, checkpoint_id=tuned[-1].id, name="second run", status="failed")
+    text = client.get(f"/models/{base.id}").text
+    tree = text[text.index('class="tree"') : text.index('id="used-h"')]
+    order = ["the base", "first run", "made 100", "second run", "made 90", "and 2 more"]
+    assert sorted(order, key=tree.index) == order and "made 20<" not in tree
+    text = client.get(f"/models/{tuned[-1].id}").text
+    tree = text[text.index('class="tree"') : text.index('id="used-h"')]
+    assert f'href="/models/{base.id}"' in tree and f'href="/runs/{first.id}"' in tree and f'href="/runs/{again.id}"' in tree
+    assert '<b aria-current="page">made 100</b>' in tree and "made 90" not in tree
+    assert f'href="/playground?checkpoint={tuned[-1].id}"' in text and f'href="/exports/new?checkpoint={tuned[-1].id}"' in text
+    only = client.get("/models?kind=tuned").text
+    assert "made 100" in only and "the base</a>" not in only.replace("on the base", "")
+
+
+def test_names_and_notes_are_changed(client: TestClient, api: TestClient, stack: Stack, as_role: Callable[[str], TestClient]) -> None:
+    with stack.database.write() as session:
+        made = add_checkpoint(session, stack.workspace_id, name="old").id
+    answer = client.post(f"/models/{made}/edit", data={"name": "new", "notes": f"**good** {SCRIPT}"})
+    assert answer.headers["location"] == f"/models/{made}"
+    text = client.get(f"/models/{made}").text
+    assert "<strong>good</strong>" in text and "<script>alert" not in text and "<h1>new</h1>" in text
+    refused = client.post(f"/models/{made}/edit", data={"name": " ", "notes": ""})
+    assert refused.status_code == 422 and "Fill this in." in refused.text
+    assert api.patch(f"/api/v1/checkpoints/{made}", json={"notes": ""}).json()["notes"] == ""
+    assert api.patch(f"/api/v1/checkpoints/{made}", json={"name": "x\u0007"}).status_code == 422
+    assert api.get(f"/api/v1/checkpoints/{made}").json()["name"] == "new"
+    assert as_role("viewer").post(f"/models/{made}/edit", data={"name": "y"}).status_code == 403
+
+
+def test_files_are_fetched_one_by_one(client: TestClient, api: TestClient, stack: Stack) -> None:
+    folder = storage.path("checkpoints/base")
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json", "optimizer.pt"):
+        (folder / name).write_text(name * 300)
+    write_manifest(folder, run_id=None, step=None, attempt=None, config_hash="")
+    (folder / "secret.json").write_text("not in the manifest")
+    with stack.database.write() as session:
+        made = add_checkpoint(session, stack.workspace_id, path="checkpoints/base").id
+    listed = {each["name"]: each for each in api.get(f"/api/v1/checkpoints/{made}/files").json()}
+    assert listed["optimizer.pt"]["download"] is None and len(listed["config.json"]["sha256"]) == 64
+    address = listed["model.safetensors"]["download"]
+    whole = api.get(address, headers={"Accept-Encoding": "gzip"})
+    assert whole.content == b"model.safetensors" * 300 and whole.headers["content-disposition"].startswith("attachment")
+    assert api.get(address, headers={"Range": "bytes=5-9"}).content == b".safe"
+    assert address in client.get(f"/models/{made}").text
+    for name in ("optimizer.pt", "secret.json", "../base/config.json", "/etc/hostname"):
+        assert api.get(f"/api/v1/checkpoints/{made}/download", params={"file": name}).status_code == 404, name

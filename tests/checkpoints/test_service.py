@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import storage
-from app.checkpoints import service
+from app.checkpoints import lineage, service
 from app.checkpoints.manifest import verify_manifest, write_manifest
 from app.checkpoints.tables import Checkpoint
+from app.datasets.tables import TokenCount
 from app.errors import Conflict, NotFound
 from tests.conftest import Stack
-from tests.factories import add_checkpoint, add_run
+from tests.factories import add_checkpoint, add_dataset, add_run
 
 
 def folder_with(path: str, **contents: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def test_an_adapter_trained_on_from_an_adapter_still_finds_its_base(stack: Stack
         first = commit(session, stack, run, 10)
         again = commit(session, stack, add_run(session, stack.workspace_id, checkpoint_id=first.id), 5)
         assert service.training_paths(session, again)["path"] == str(storage.path("checkpoints/base"))
-        assert [checkpoint.id for checkpoint in service.lineage(session, again)] == [model.id, first.id, again.id]
+        assert [checkpoint.id for checkpoint in lineage.lineage(session, again)] == [model.id, first.id, again.id]
 
 
 def test_a_step_that_was_damaged_is_committed_anew(stack: Stack) -> None:
@@ -170,3 +171,18 @@ def test_nobody_reaches_the_checkpoints_of_another_workspace(stack: Stack) -> No
 def test_the_storage_folder_holds_what_it_says(tmp_path: Path, stack: Stack) -> None:
     with pytest.raises(ValueError, match="outside"):
         storage.path("../elsewhere")
+
+
+def test_token_lengths_go_with_the_tokenizer_that_counted_them(stack: Stack) -> None:
+    with stack.database.write() as session:
+        model, other = base(session, stack), add_checkpoint(session, stack.workspace_id)
+        dataset = add_dataset(session, stack.workspace_id)
+        folder = storage.path(dataset.path)
+        folder.mkdir(parents=True)
+        for checkpoint in (model, other):
+            session.add(TokenCount(dataset_id=dataset.id, checkpoint_id=checkpoint.id, status="ready"))
+            for ending in ("npy", "eval.npy", "json", "ids"):
+                (folder / f"tokens-{checkpoint.id}.{ending}").write_text("x")
+        session.flush()
+        service.delete(session, stack.workspace_id, model.id)
+    assert {file.name.split(".")[0] for file in folder.iterdir()} == {f"tokens-{other.id}"} and len(list(folder.iterdir())) == 4
