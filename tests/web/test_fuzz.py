@@ -1,4 +1,4 @@
-"""Whatever is sent to the REST interface in the way its document describes, the server does not fail: 2,000 made-up requests over both stacks."""
+"""Whatever is sent to the REST interface in the way its document describes, the server does not fail: 2,000 made-up requests."""
 
 from __future__ import annotations
 
