@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK = "luthier.tick"
-LANES = ("device", "cpu")
+LANES = ("device", "cpu", "chat")
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def clean_environment(extra: dict[str, str]) -> dict[str, str]:
 class Child:
     """One `worker.child` process in its own process group."""
 
-    def __init__(self, spec: dict[str, Any], folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, spec: dict[str, Any], folder: Path, environment: dict[str, str] | None = None, descriptors: tuple[int, ...] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = folder / "spec.json"
         file.touch(mode=0o600)
@@ -58,7 +60,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(writing,),
+            pass_fds=(writing, *descriptors),
             start_new_session=True,
             cwd=folder,
             env=clean_environment({PIPE: str(writing), **(environment or {})}),

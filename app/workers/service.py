@@ -10,7 +10,7 @@ import psutil
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.database import new_id, now
+from app.database import Base, new_id, now
 from app.settings import get_settings
 from app.workers.tables import Worker
 
@@ -63,13 +63,14 @@ def memory() -> dict[str, int]:
     return {"total": found.total, "used": found.total - found.available}
 
 
-def beat(session: Session, worker_id: str) -> bool:
-    """Renew a worker's heartbeat; False when its row is gone and it has to register anew."""
+def beat(session: Session, worker_id: str, state: dict[str, Any] | None = None) -> bool:
+    """Renew a worker's heartbeat and say what it holds; False when its row is gone and it has to register anew."""
     worker = session.get(Worker, worker_id)
     if worker is None:
         return False
     worker.heartbeat_at = now()
     worker.memory = memory()
+    worker.state = state or worker.state
     session.flush()
     return True
 
@@ -100,6 +101,28 @@ def alive(session: Session, seconds: float) -> list[Worker]:
     return list(session.scalars(select(Worker).where(Worker.heartbeat_at >= now() - seconds).order_by(Worker.id)))
 
 
+def doing(session: Session, workspace_id: str | None = None) -> dict[str, dict[str, Any]]:
+    """What each worker holds, by its id: `{run_id, run, jobs: [{id, kind}], answers}`; of one workspace, or of all."""
+    tables = Base.metadata.tables
+    found: dict[str, dict[str, Any]] = {}
+
+    def held(name: str, *columns: str) -> Any:
+        table = tables[name]
+        query = select(table.c.lease_owner, *(table.c[column] for column in columns)).where(table.c.lease_owner.is_not(None))
+        return session.execute(query if workspace_id is None else query.where(table.c.workspace_id == workspace_id))
+
+    def of(owner: str) -> dict[str, Any]:
+        return found.setdefault(owner.partition("/")[0], {"run_id": None, "run": None, "jobs": [], "answers": 0})
+
+    for owner, run_id, name in held("runs", "id", "name"):
+        of(owner).update(run_id=run_id, run=name)
+    for owner, job_id, kind in held("jobs", "id", "kind"):
+        of(owner)["jobs"].append({"id": job_id, "kind": kind})
+    for owner, _ in held("chat_answers", "id"):
+        of(owner)["answers"] += 1
+    return found
+
+
 def device(session: Session) -> dict[str, Any] | None:
     """What the foot of every page shows: the first device of the newest living worker, with the memory in use where it is known."""
     found = session.scalars(
@@ -113,6 +136,14 @@ def device(session: Session) -> dict[str, Any] | None:
         "kind": first["kind"],
         "count": len(found.devices),
         "total": first.get("memory_bytes"),
-        "used": found.memory.get("used") if first["kind"] == "cpu" else None,
+        "used": used_bytes(found, 0),
         "problem": found.problem,
     }
+
+
+def used_bytes(worker: Worker, number: int) -> int | None:
+    """Memory in use on a worker's device, where it was measured."""
+    if worker.devices[number]["kind"] == "cpu":
+        return worker.memory.get("used")
+    measured = (worker.state or {}).get("devices") or []
+    return measured[number].get("used") if number < len(measured) else None

@@ -23,6 +23,8 @@ class Worker(Base):
     """`[{name, kind, memory_bytes, bf16}]`, one per device slot."""
     memory: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """`{total, used}` of the host, in bytes."""
+    state: Mapped[dict[str, Any] | None]
+    """What it does besides runs and jobs: `{devices: [{used}], speaker: {device, models}}`; bytes, where they were measured."""
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     problem: Mapped[str | None]
     """Why this worker cannot train (such as torch missing), in words."""
