@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+from sqlalchemy.exc import DBAPIError
 
 from app import storage
 from app.checkpoints import manifest as manifests
@@ -23,6 +27,7 @@ from app.runs.progress import Batch
 from app.runs.tables import Run
 from app.settings import Settings
 from worker.allocator import preload_env
+from worker.curves import Curves
 from worker.process import Child, log_level
 from worker.supervise import Holding, scratch, why
 
@@ -59,11 +64,25 @@ def _train(database: Database, settings: Settings, mine: Claim, device: str, shu
         with database.write() as session:
             progress.set_child(session, mine, child.mark)
         holding = Holding(database, settings, Run, mine, child, shutdown)
-        writer = Writer(database, mine, folder)
-        holding.run(writer.write, pausable=True)
-        _end(database, mine, child, holding)
+        curves = Curves(database, settings, mine.id, mine.attempt, resume_step, partial(_say, database, mine))
+        try:
+            writer = Writer(database, mine, folder, curves)
+            holding.run(writer.write, pausable=True)
+            _end(database, mine, child, holding)
+            curves.end()
+        finally:
+            curves.abandon()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(database: Database, mine: Claim, level: str, text: str) -> None:
+    """Put a line of this worker into the run's log."""
+    try:
+        with database.write() as session:
+            progress.record(session, mine, Batch(logs=[(time.time(), level, text)]))
+    except (LeaseLost, DBAPIError):  # the run is over, or the database away; the worker's own log still has it
+        log.log(logging.WARNING if level == "warning" else logging.INFO, "Run %s: %s", mine.id, text)
 
 
 def last_good(database: Database, mine: Claim) -> tuple[Path | None, int]:
@@ -161,8 +180,8 @@ def _spec(session: Any, settings: Settings, run: Run, folder: Path, device: str,
 class Writer:
     """Writes a trainer's messages: a batch a transaction, a checkpoint together with everything reported before it."""
 
-    def __init__(self, database: Database, mine: Claim, folder: Path) -> None:
-        self.database, self.mine, self.folder = database, mine, folder
+    def __init__(self, database: Database, mine: Claim, folder: Path, curves: Curves | None = None) -> None:
+        self.database, self.mine, self.folder, self.curves = database, mine, folder, curves
 
     def write(self, messages: list[dict[str, Any]]) -> None:
         """Write messages in their order; what is written leaves the list, so that a retry goes on where it stopped.
@@ -220,6 +239,8 @@ class Writer:
         except LeaseLost:
             shutil.rmtree(target, ignore_errors=True)
             raise
+        if self.curves is not None:
+            self.curves.committed(step)
         for path in stale:
             storage.remove(path)
 
