@@ -49,9 +49,10 @@ def _shown(request: Request, error: StudioError) -> Response:
             "accounts/login.html",
             None,
             status=error.status,
-            error=error if error.code == "link_used" else None,
+            error=error if error.code in ("link_used", "invite_used") else None,
             name=None,
             token="",
+            given="",
         )
     return page(request, "error.html", who, status=error.status, error=error)
 
@@ -59,7 +60,10 @@ def _shown(request: Request, error: StudioError) -> Response:
 def _headers(error: StudioError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    return {"Retry-After": "5"} if error.status in (429, 503) else {}
+    if error.status in (429, 503):
+        wait = error.details.get("retry_after") if isinstance(error.details, dict) else None
+        return {"Retry-After": str(wait or 5)}
+    return {}
 
 
 def as_studio_error(error: Exception) -> StudioError | None:

@@ -172,6 +172,11 @@ def moment(at: float | None, text: str | None = None) -> Markup:
     )
 
 
+def date(at: float | None) -> Markup:
+    """A `<time>` that says the day and the minute of a moment (UTC): `2026-11-21 14:03`."""
+    return moment(at, None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}")
+
+
 def clock(at: float | None) -> str:
     """Time of day of a moment, `14:03:27` (UTC)."""
     return NOTHING if at is None else f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}"
@@ -188,6 +193,7 @@ GLOBALS: dict[str, Callable[..., Any]] = {
     "bytes": bytes_,
     "clock": clock,
     "compact": compact,
+    "date": date,
     "duration": duration,
     "icon": icon,
     "inline": inline,

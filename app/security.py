@@ -196,31 +196,101 @@ class Faults:
             await answer(scope, receive, send)
 
 
+class Heads:
+    """Answers HEAD as it would answer GET, without the body. Routes see it by `head` in their scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET", "head": True}, receive, without_body)
+
+
 class Attempts:
-    """Counts failures of an address within the last minute, in this process."""
+    """Counts failures of an address, or of an account, in this process; who fails again and again waits longer and longer."""
+
+    REMEMBERED = 3600.0
+    LONGEST = 900.0
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._failures: dict[str, deque[float]] = {}
+        self._waiting: dict[str, tuple[float, float]] = {}
+        """Who -> until when nothing is tried, and how long that was."""
 
-    def check(self, address: str) -> None:
-        """Let an address try.
+    def check(self, *whom: str) -> None:
+        """Let somebody try.
 
         Raises:
-            TooMany: it failed too often in the last minute.
+            TooMany: one of the names failed too often a short while ago.
         """
-        failures = self._recent(address)
-        if len(failures) >= self.per_minute:
-            raise TooMany("Too many failed sign-ins from this address. Wait a minute, then open a new link.")
+        left = max((self._waiting.get(each, (0.0, 0.0))[0] - time.monotonic() for each in whom), default=0.0)
+        if left > 0:
+            minutes = max(1, round(left / 60))
+            raise TooMany(
+                f"Too many failed sign-ins. Wait {'a minute' if minutes == 1 else f'{minutes} minutes'}, then try again.",
+                details={"retry_after": int(left) + 1},
+            )
 
-    def failed(self, address: str) -> None:
+    def failed(self, *whom: str) -> None:
         """Count a failure."""
+        now = time.monotonic()
         if len(self._failures) > 10_000:  # a flood from many addresses must not fill the memory
             self._failures.clear()
-        self._recent(address).append(time.monotonic())
+        if len(self._waiting) > 10_000:
+            self._waiting = {each: (until, span) for each, (until, span) in self._waiting.items() if until > now}
+        for each in whom:
+            failures = self._failures.setdefault(each, deque(maxlen=self.per_minute))
+            while failures and failures[0] < now - 60:
+                failures.popleft()
+            failures.append(now)
+            if len(failures) >= self.per_minute:
+                until, span = self._waiting.get(each, (0.0, 0.0))
+                span = min(self.LONGEST, span * 2) if span and now < until + self.REMEMBERED else 60.0
+                self._waiting[each] = (now + span, span)
+                failures.clear()
 
-    def _recent(self, address: str) -> deque[float]:
-        failures = self._failures.setdefault(address, deque(maxlen=self.per_minute))
-        while failures and failures[0] < time.monotonic() - 60:
-            failures.popleft()
-        return failures
+    def succeeded(self, *whom: str) -> None:
+        """Forget the failures of somebody who got in."""
+        for each in whom:
+            self._failures.pop(each, None)
+            self._waiting.pop(each, None)
+
+
+class Rates:
+    """Lets each session or token make so many changes a minute, in this process; what is not used is saved up for that minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._left: dict[str, tuple[float, float]] = {}
+        """Credential -> changes left, and when that was reckoned."""
+
+    def take(self, whom: str) -> None:
+        """Count a change.
+
+        Raises:
+            TooMany: there were too many; the message says how long to wait.
+        """
+        if not self.per_minute:
+            return
+        now = time.monotonic()
+        left, at = self._left.pop(whom, (float(self.per_minute), now))
+        left = min(self.per_minute, left + (now - at) * self.per_minute / 60)
+        self._left[whom] = (max(0.0, left - 1) if left >= 1 else left, now)
+        while len(self._left) > 10_000:
+            self._left.pop(next(iter(self._left)))
+        if left < 1:
+            seconds = int((1 - left) * 60 / self.per_minute) + 1
+            raise TooMany(
+                f"More than {self.per_minute} changes a minute came from this session or token. Wait {seconds} s, then go on; an admin can "
+                "raise LUTHIER_CHANGES_PER_MINUTE.",
+                details={"retry_after": seconds},
+            )

@@ -1,4 +1,4 @@
-"""What every page and REST route is made of: who asks, one transaction a request, templates, lists, redirects. Holds no feature."""
+"""What every page and REST route is made of: routers, lists, keys, templates, redirects (who asks: `app.admission`). Holds no feature."""
 
 from __future__ import annotations
 
@@ -7,192 +7,87 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.dependencies.models import Dependant
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from starlette.background import BackgroundTask, BackgroundTasks
-from starlette.concurrency import run_in_threadpool
 
 from app import __version__, rendering
 from app.accounts import service as accounts
 from app.accounts.schemas import Principal
+from app.admission import (
+    ADMINS,
+    Admin,
+    GuardedRoute,
+    Needs,
+    Person,
+    Reader,
+    ReadSession,
+    StudioAdmin,
+    Writer,
+    WriteSession,
+    address_of,
+    authenticate,
+    cookie_name,
+    database_of,
+    needed,
+    public,
+    read_session,
+    settings_of,
+    unrecorded,
+    upload,
+    uses_https,
+    write_session,
+)
 from app.database import Database
-from app.errors import BadRequest, Forbidden, Unauthorized
-from app.settings import Settings, files
+from app.errors import BadRequest
+from app.settings import files
 
 T = TypeVar("T")
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
-READERS = frozenset({"admin", "engineer", "viewer"})
-WRITERS = frozenset({"admin", "engineer"})
-ADMINS = frozenset({"admin"})
-
-_NOT_SIGNED_IN = f"Nobody is signed in here. Open the sign-in link that Luthier printed when it started. {accounts.ANOTHER_LINK}"
-_NO_TOKEN = "Send an API token as `Authorization: Bearer lt_…`. `luthier token create --name NAME` prints one."
-_BAD_TOKEN = "This API token is unknown, revoked or too old. `luthier token create --name NAME` prints a new one."
-_REFUSED = {
-    "rater": "A rater may rate and nothing else. Ask an admin for the role viewer or engineer.",
-    "viewer": "A viewer may look at everything and change nothing. Ask an admin for the role engineer.",
-}
-_ONLY_ADMINS = "Only an admin may do this."
-
-
-# --- who asks -------------------------------------------------------------------------------------------------------------
-
-
-def settings_of(request: Request) -> Settings:
-    """The settings the application was made with."""
-    return cast(Settings, request.app.state.settings)
-
-
-def database_of(request: Request) -> Database:
-    """The database the application was made with."""
-    return cast(Database, request.app.state.database)
-
-
-def cookie_name(settings: Settings) -> str:
-    """Name of the session cookie; it carries the port, since cookies of one host are shared by its ports."""
-    return "__Host-luthier" if uses_https(settings) else f"luthier_{settings.port}"
-
-
-def uses_https(settings: Settings) -> bool:
-    """Whether people reach the studio by https only."""
-    return urlsplit(settings.public_url).scheme == "https"
-
-
-def authenticate(request: Request) -> Principal:
-    """Who the request acts as, by its bearer token or else its cookie; asked of the database once a request.
-
-    Raises:
-        Unauthorized: neither is there, or it does not work (any more).
-    """
-    known = getattr(request.state, "principal", None)
-    if known is not None:
-        return cast(Principal, known)
-    header = request.headers.get("authorization")
-    with database_of(request).read() as session:
-        if header is not None:  # one way in at a time: a bad token is never made good by a cookie
-            scheme, _, plain = header.partition(" ")
-            who = accounts.token_principal(session, plain.strip()) if scheme.lower() == "bearer" else None
-            if who is None:
-                raise Unauthorized(_BAD_TOKEN if scheme.lower() == "bearer" else _NO_TOKEN)
-        else:
-            cookie = request.cookies.get(cookie_name(settings_of(request)))
-            who = accounts.session_principal(session, cookie) if cookie else None
-            if who is None:
-                raise Unauthorized(_NO_TOKEN if request.url.path.startswith("/api/") else _NOT_SIGNED_IN)
-    request.state.principal = who
-    return who
-
-
-class Needs:
-    """A dependency that lets only some roles through and gives the `Principal`."""
-
-    def __init__(self, roles: frozenset[str]) -> None:
-        self.roles = roles
-
-    def admit(self, request: Request) -> Principal:
-        """The caller, when its role is among ours.
-
-        Raises:
-            Unauthorized: nobody is signed in.
-            Forbidden: the role does not allow it.
-        """
-        who = authenticate(request)
-        if who.role not in self.roles:
-            raise Forbidden(
-                _ONLY_ADMINS if who.role != "rater" and self.roles == ADMINS else _REFUSED.get(who.role, "Your role does not allow this.")
-            )
-        return who
-
-    async def __call__(self, request: Request) -> Principal:
-        # `GuardedRoute` has admitted the caller already; this only hands the principal over.
-        return self.admit(request) if hasattr(request.state, "principal") else await run_in_threadpool(self.admit, request)
-
-
-Reader = Annotated[Principal, Depends(Needs(READERS))]
-"""Admin, engineer or viewer."""
-Writer = Annotated[Principal, Depends(Needs(WRITERS))]
-"""Admin or engineer."""
-Admin = Annotated[Principal, Depends(Needs(ADMINS))]
-
-
-def public(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that strangers may call. Every other route names `Reader`, `Writer` or `Admin`."""
-    endpoint.__public__ = True  # type: ignore[attr-defined]  # a mark on the function itself
-    return endpoint
-
-
-def upload(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that takes files: its body may be as large as `max_upload_bytes` says, not only a few megabytes."""
-    endpoint.__upload__ = True  # type: ignore[attr-defined]  # a mark on the function itself
-    return endpoint
-
-
-def needed(dependant: Dependant) -> list[Needs]:
-    """The role checks among a route's dependencies, and theirs."""
-    own = [dependant.call] if isinstance(dependant.call, Needs) else []
-    return own + [need for each in dependant.dependencies for need in needed(each)]
-
-
-class GuardedRoute(APIRoute):
-    """A route that admits its caller before it reads the body: a stranger's upload is refused, not stored."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        handler = super().get_route_handler()
-        needs = needed(self.dependant)
-
-        async def guarded(request: Request) -> Response:
-            if not needs:
-                return await handler(request)
-            for need in needs:
-                await run_in_threadpool(need.admit, request)
-            response = await handler(request)
-            who = authenticate(request)
-            if who.stale and response.media_type == "text/event-stream":  # "afterwards" would be when the page is closed
-                await run_in_threadpool(_touch, database_of(request), who)
-            elif who.stale:
-                tasks = BackgroundTasks([response.background] if response.background else [])
-                tasks.tasks.append(BackgroundTask(_touch, database_of(request), who))
-                response.background = tasks
-            return response
-
-        return guarded
-
-
-def _touch(database: Database, who: Principal) -> None:
-    try:
-        with database.write() as session:
-            accounts.touch(session, who)
-    except SQLAlchemyError:
-        pass  # the time of last use is not worth failing a request; the next one writes it
-
-
-# --- one request = one transaction ----------------------------------------------------------------------------------------
-
-
-def read_session(request: Request) -> Iterator[Session]:
-    """A session for reading; takes no write lock."""
-    with database_of(request).read() as session:
-        yield session
-
-
-def write_session(request: Request) -> Iterator[Session]:
-    """A session whose work is committed before the answer is sent, or undone when the route raises."""
-    with database_of(request).write() as session:
-        yield session
-
-
-ReadSession = Annotated[Session, Depends(read_session, scope="function")]
-WriteSession = Annotated[Session, Depends(write_session, scope="function")]
+__all__ = [
+    "ADMINS",
+    "Admin",
+    "After",
+    "GuardedRoute",
+    "Limit",
+    "Needs",
+    "Page",
+    "Person",
+    "ReadSession",
+    "Reader",
+    "StudioAdmin",
+    "WriteSession",
+    "Writer",
+    "address_of",
+    "api_router",
+    "authenticate",
+    "cookie_name",
+    "database_of",
+    "download",
+    "hx_redirect",
+    "idempotent",
+    "is_partial",
+    "needed",
+    "page",
+    "paged",
+    "pages_router",
+    "public",
+    "read_session",
+    "render",
+    "see_other",
+    "settings_of",
+    "templates",
+    "unrecorded",
+    "upload",
+    "uses_https",
+    "write_session",
+]
 
 
 # --- routers --------------------------------------------------------------------------------------------------------------
@@ -215,10 +110,11 @@ class ErrorAnswer(BaseModel):
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No token, or one that does not work."},
-    403: {"model": ErrorAnswer, "description": "The role does not allow this."},
+    403: {"model": ErrorAnswer, "description": "The role, or the scope of the token, does not allow this."},
     404: {"model": ErrorAnswer, "description": "There is no such thing in the workspace."},
     409: {"model": ErrorAnswer, "description": "Its state does not allow this, or somebody changed it meanwhile."},
     422: {"model": ErrorAnswer, "description": "A field cannot be used; `field` names it."},
+    429: {"model": ErrorAnswer, "description": "Too often; `Retry-After` says in how many seconds to go on."},
     503: {"model": ErrorAnswer, "description": "The database does not answer right now; `Retry-After` says when to try again."},
 }
 
@@ -285,6 +181,7 @@ def idempotent(
         session, user_id=who.user_id, route=route, key=key, request_hash=hashlib.sha256(f"{who.workspace_id}\n{plain}".encode()).hexdigest()
     )
     if not fresh:
+        request.state.refused = True  # nothing was done, so there is nothing for the audit log
         return JSONResponse(kept.answer, kept.status, headers={"Idempotency-Replayed": "true"})
     answer = jsonable_encoder(do())
     kept.status, kept.answer = status, {**answer, **{name: None for name in once}}
@@ -305,10 +202,13 @@ class Frame:
         if name.startswith("_"):
             raise AttributeError(name)
         fact, value = self._facts.get(name), None
-        if fact is not None and self._who is not None:
+        if (fact is not None or name == "workspaces") and self._who is not None:
             try:
                 with self._database.read() as session:
-                    value = fact(session, self._who.workspace_id)
+                    if fact is not None:
+                        value = fact(session, self._who.workspace_id)
+                    else:  # those the caller may switch to
+                        value = [(each.id, each.name) for each in accounts.list_workspaces(session, self._who.user_id)]
             except SQLAlchemyError:
                 value = None  # the frame is also around the page that says the database is away
         self.__dict__[name] = value
@@ -334,13 +234,15 @@ def render(request: Request, template: str, who: Principal | None, **context: An
         "path": request.url.path,
         "who": who,
         "theme": theme if theme in ("light", "dark") else "",
-        "nav": Frame(database_of(request), request.app.state.facts, who),
+        "nav": Frame(request.app.state.database, request.app.state.facts, who),
     }
     return templates().get_template(template).render(**frame, **context)
 
 
 def page(request: Request, template: str, who: Principal | None, *, status: int = 200, **context: Any) -> HTMLResponse:
     """Answer with a template."""
+    if status >= 400:
+        request.state.refused = True
     return HTMLResponse(render(request, template, who, **context), status)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -266,9 +267,12 @@ def api(app: FastAPI, stack: Stack) -> TestClient:
 def as_role(app: FastAPI, stack: Stack) -> Callable[[str], TestClient]:
     """`as_role("viewer")`: a browser signed in as a new user with that role."""
 
+    numbers = count(1)
+
     def _as_role(role: str) -> TestClient:
+        number = next(numbers)
         with stack.database.write() as session:
-            user = accounts.add_user(session, f"a {role}", role)
+            user = accounts.add_user(session, f"a {role}" if number == 1 else f"a {role} {number}", role)
         return signed_in(app, stack, user.id)
 
     return _as_role

@@ -1,23 +1,26 @@
-"""Signing in and out, the settings page, and what every server has: health, front door, REST documentation. No feature of the studio."""
+"""Signing in and out, accepting invites, and what every server has: health, front door, REST documentation. No feature of the studio."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from typing import Annotated, Any
 
 from fastapi import Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from app.accounts import service
+from app.accounts import audit, documents, invites, pages_audit, pages_own, pages_studio, passwords, sessions
 from app.accounts.schemas import Principal
-from app.errors import Forbidden, StudioError, Unauthorized
+from app.errors import Conflict, Forbidden, Invalid, StudioError, TooMany, Unauthorized
 from app.security import Attempts
 from app.settings import Settings
 from app.web import (
+    Person,
     Reader,
-    ReadSession,
     WriteSession,
+    address_of,
     authenticate,
     cookie_name,
     database_of,
@@ -30,8 +33,16 @@ from app.web import (
 )
 
 router = pages_router()
+for part in (pages_own, pages_studio, pages_audit):
+    router.routes.extend(part.router.routes)
 
-PlainText = Annotated[str, Form(max_length=200)]
+Secret = Annotated[str, Form(max_length=200)]
+Text = Annotated[str, Form(max_length=20_000)]
+
+WRONG = "This name and password do not let anybody in. Check both, or sign in with a link."
+
+
+# --- what every server has ------------------------------------------------------------------------------------------------
 
 
 @router.get("/healthz")
@@ -57,58 +68,134 @@ async def front_door() -> RedirectResponse:
     return see_other("/runs")
 
 
+@router.get("/openapi.json")
+def openapi(request: Request, who: Reader) -> JSONResponse:
+    """The OpenAPI document of the REST interface."""
+    return JSONResponse(documents.document(request.app))
+
+
+@router.get("/docs")
+def documentation(request: Request, who: Reader) -> HTMLResponse:
+    """The REST interface, readable without a script."""
+    return page(request, "accounts/docs.html", who, groups=documents.groups(documents.document(request.app)))
+
+
+# --- signing in and out ---------------------------------------------------------------------------------------------------
+
+
 @router.get("/login")
 @public
 def login(request: Request, token: Annotated[str, Query(max_length=200)] = "") -> Response:
-    """Sign in by a link, or say how to get one.
+    """Sign in by a link, or by name and password.
 
-    The link works at once when the user opened it. When another site leads here, or a browser only looks ahead, a button has to be
+    A link works at once when the user opened it. When another site leads here, or a browser only looks ahead, a button has to be
     pressed first: so nobody is signed in as somebody else by a page, and a preview does not use the link up.
     """
     if not token:
-        return page(request, "accounts/login.html", None, error=None, name=None, token="")
-    looks_ahead = "prefetch" in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
-    if looks_ahead or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return _login_page(request)
+    if _only_looks(request):
         with database_of(request).read() as session:
-            owner = service.link_owner(session, token)
-        return page(request, "accounts/login.html", None, error=None, name=owner.name if owner else None, token=token if owner else "")
-    return _sign_in(request, token)
+            owner = sessions.link_owner(session, token)
+        return _login_page(request, name=owner.name if owner else None, token=token if owner else "")
+    return _by_link(request, token)
+
+
+def _only_looks(request: Request) -> bool:
+    ahead = "prefetch" in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
+    return ahead or bool(request.scope.get("head")) or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _login_page(request: Request, *, error: StudioError | None = None, **more: Any) -> HTMLResponse:
+    context = {"name": None, "token": "", "given": ""} | more
+    response = page(request, "accounts/login.html", None, status=error.status if error else 200, error=error, **context)
+    if isinstance(error, TooMany) and isinstance(error.details, dict):
+        response.headers["Retry-After"] = str(error.details["retry_after"])
+    return response
 
 
 @router.post("/login")
 @public
-def confirm_login(request: Request, token: Annotated[str, Form(max_length=200)]) -> Response:
-    """Sign in by a link that the user has confirmed."""
-    return _sign_in(request, token)
+def confirm_login(request: Request, token: Secret = "", name: Text = "", password: Text = "") -> Response:
+    """Sign in by a link that the user has confirmed, or by name (or e-mail address) and password."""
+    return _by_link(request, token) if token else _by_password(request, name, password)
 
 
-def _sign_in(request: Request, token: str) -> Response:
-    settings, attempts = settings_of(request), request.app.state.attempts
-    assert isinstance(attempts, Attempts)
-    address = request.client.host if request.client else "unknown"
-    _refuse_plain_http(request, settings, address)
-    attempts.check(address)
-    name = cookie_name(settings)
+def _by_link(request: Request, token: str) -> Response:
+    attempts, address = _attempts(request), address_of(request)
     try:
+        _refuse_plain_http(request, settings_of(request), address)
+        attempts.check(address)
         with database_of(request).write() as session:
-            if name in request.cookies:
-                service.sign_out(session, request.cookies[name])
-            _, cookie = service.sign_in(session, token, address=address, agent=request.headers.get("user-agent"))
+            _leave(request, session)
+            _, cookie = sessions.sign_in(session, token, address=address, agent=request.headers.get("user-agent"))
+    except TooMany as error:
+        return _login_page(request, error=error)
     except Unauthorized:
-        if _is_signed_in(request):  # the link was opened a second time in the browser that it signed in
+        if _signed_in(request):  # the link was opened a second time in the browser that it signed in
             return see_other("/runs")
         attempts.failed(address)
+        _failed(request, "", "link")
         raise
-    response = see_other("/runs")
-    response.set_cookie(name, cookie, max_age=service.SESSION_SECONDS, path="/", secure=uses_https(settings), httponly=True, samesite="lax")
+    return _with_cookie(request, see_other("/runs"), cookie)
+
+
+def _by_password(request: Request, name: str, password: str) -> Response:
+    attempts, address = _attempts(request), address_of(request)
+    account = "account " + hashlib.sha256(name.strip().casefold().encode()).hexdigest()  # known or not: both are counted alike
+    try:
+        _refuse_plain_http(request, settings_of(request), address)
+        attempts.check(address, account)
+        with database_of(request).read() as session:
+            checked = passwords.check_sign_in(session, name, password)
+        if checked is None:
+            raise Unauthorized(WRONG, code="wrong_password")
+        with database_of(request).write() as session:
+            if not passwords.keep_rehashed(session, checked):
+                raise Unauthorized(WRONG, code="wrong_password")
+            _leave(request, session)
+            agent = request.headers.get("user-agent")
+            _, cookie = sessions.open_session(session, checked.user, via="password", address=address, agent=agent)
+    except (TooMany, Unauthorized) as error:
+        if isinstance(error, Unauthorized):
+            attempts.failed(address, account)
+            _failed(request, name, "password")
+        return _login_page(request, error=error, given=name[:200])
+    attempts.succeeded(account)
+    return _with_cookie(request, see_other("/runs"), cookie)
+
+
+def _attempts(request: Request) -> Attempts:
+    attempts = request.app.state.attempts
+    assert isinstance(attempts, Attempts)
+    return attempts
+
+
+def _failed(request: Request, name: str, via: str) -> None:
+    with database_of(request).write() as session:
+        session.info["address"] = address_of(request)
+        audit.record(session, None, "sign_in.failed", name, actor="somebody", via=via)
+
+
+def _leave(request: Request, session: Session) -> None:
+    """End the session this browser has, if any: another one begins."""
+    session.info["address"] = address_of(request)
+    cookie = request.cookies.get(cookie_name(settings_of(request)))
+    if cookie:
+        sessions.sign_out(session, cookie)
+
+
+def _with_cookie(request: Request, response: Response, cookie: str) -> Response:
+    settings = settings_of(request)
+    pages_own.set_cookie(response, settings, cookie)
     return response
 
 
-def _is_signed_in(request: Request) -> bool:
+def _signed_in(request: Request) -> Principal | None:
     try:
-        return authenticate(request).via == "session"
+        who = authenticate(request)
     except Unauthorized:
-        return False
+        return None
+    return who if who.via == "session" else None
 
 
 def _refuse_plain_http(request: Request, settings: Settings, address: str) -> None:
@@ -134,109 +221,87 @@ def logout(request: Request, session: WriteSession) -> Response:
     """Sign this browser out."""
     name = cookie_name(settings_of(request))
     if name in request.cookies:
-        service.sign_out(session, request.cookies[name])
+        sessions.sign_out(session, request.cookies[name])
     response = see_other("/login")
     response.delete_cookie(name, path="/", secure=uses_https(settings_of(request)), httponly=True, samesite="lax")
     return response
 
 
-@router.get("/settings")
-def settings_page(request: Request, who: Reader, session: ReadSession) -> HTMLResponse:
-    """The user's own tokens and signed-in browsers."""
-    return _settings(request, who, session)
+# --- invites --------------------------------------------------------------------------------------------------------------
 
 
-def _settings(request: Request, who: Principal, session: ReadSession, **more: Any) -> HTMLResponse:
-    context: dict[str, Any] = {"made": None, "error": None, "given": {}} | more
+@router.get("/join")
+@public
+def invitation(request: Request, token: Annotated[str, Query(max_length=200)] = "") -> Response:
+    """Who invites to what, and the form to accept; looking at it does not use the invite up."""
+    try:
+        return _join_page(request, token)
+    except Unauthorized as error:
+        return _login_page(request, error=error)
+
+
+def _join_page(request: Request, token: str, *, error: StudioError | None = None, name: str | None = None) -> HTMLResponse:
+    attempts, address = _attempts(request), address_of(request)
+    attempts.check(address)
+    try:
+        with database_of(request).read() as session:
+            opened = invites.opened(session, token)
+    except Unauthorized:
+        attempts.failed(address)
+        raise
     return page(
         request,
-        "accounts/settings.html",
-        who,
-        status=context["error"].status if context["error"] else 200,
-        tokens=service.list_tokens(session, who.workspace_id, user_id=who.user_id),
-        sessions=[(browser, browser_name(browser.agent)) for browser in service.list_sessions(session, who.user_id)],
-        roles=[role for role in service.MAY_GIVE[who.role] if role != "rater"],
-        **context,
+        "accounts/join.html",
+        None,
+        status=error.status if error else 200,
+        opened=opened,
+        token=token,
+        error=error,
+        name=opened.invite.name if name is None else name,
+        here=_signed_in(request),
     )
 
 
-def browser_name(agent: str | None) -> str:
-    """A browser and its system in a few words, as far as its `User-Agent` tells."""
-    known = (("Edg", "Edge"), ("Firefox", "Firefox"), ("Chrom", "Chrome"), ("Safari", "Safari"))
-    systems = (("Android", "Android"), ("iPhone", "iPhone"), ("Mac OS", "macOS"), ("Windows", "Windows"), ("Linux", "Linux"))
-    name = next((name for mark, name in known if mark in (agent or "")), "A program" if agent else "Unknown")
-    return name + next((f" on {system}" for mark, system in systems if mark in (agent or "")), "")
-
-
-@router.post("/settings/tokens")
-def make_token(request: Request, who: Reader, session: WriteSession, name: PlainText = "", role: PlainText = "") -> Response:
-    """Make an API token; its secret is on the answered page and nowhere else."""
+@router.post("/join")
+@public
+def accept_invitation(
+    request: Request, token: Secret = "", name: Text = "", password: Text = "", again: Text = "", as_me: Secret = ""
+) -> Response:
+    """Accept an invite: as a new person, with a password or without one, or as the one who is signed in here already."""
+    address = address_of(request)
     try:
-        service.refuse_beyond(who, role)
-        token, plain = service.create_token(session, name=name, role=role, user_id=who.user_id, workspace_id=who.workspace_id)
-    except StudioError as error:
-        return _settings(request, who, session, error=error, given={"name": name, "role": role})
-    return _settings(request, who, session, made={"name": token.name, "plain": plain})
+        _refuse_plain_http(request, settings_of(request), address)
+        _attempts(request).check(address)
+        who = _signed_in(request) if as_me else None
+        if who is not None:
+            return _join_as(request, token, who)
+        invites.check_form(name, password, again)
+        with database_of(request).read() as session:
+            invites.opened(session, token)  # before a hash is reckoned for a stranger
+        kept = passwords.hashed(password, name=name) if password else None
+        with database_of(request).write() as session:
+            _leave(request, session)
+            user = invites.accept(session, token, name=name, password_hash=kept)
+            _, cookie = sessions.open_session(session, user, via="invite", address=address, agent=request.headers.get("user-agent"))
+    except (Invalid, Conflict) as error:
+        return _join_page(request, token, error=error, name=name[:200])
+    except (Unauthorized, TooMany) as error:
+        if isinstance(error, Unauthorized):
+            _attempts(request).failed(address)
+        return _login_page(request, error=error)
+    return _with_cookie(request, see_other("/runs" if user.role != "rater" else "/settings"), cookie)
 
 
-@router.post("/settings/tokens/{token_id}/revoke")
-def revoke_token(token_id: str, who: Reader, session: WriteSession) -> Response:
-    """End one of the user's tokens."""
-    service.revoke_token(session, who.workspace_id, token_id, user_id=who.user_id)
-    return see_other("/settings#tokens")
+def _join_as(request: Request, token: str, who: Principal) -> Response:
+    with database_of(request).write() as session:
+        session.info["address"] = address_of(request)
+        invite = invites.join(session, token, who)
+        sessions.switch_workspace(session, who, invite.workspace_id)
+    return see_other("/runs")
 
 
-@router.post("/settings/sessions/{session_id}/end")
-def end_session(session_id: str, who: Reader, session: WriteSession) -> Response:
-    """Sign one of the user's browsers out."""
-    service.end_session(session, who.user_id, session_id)
-    return see_other("/settings#sessions")
-
-
-@router.post("/settings/sessions/end-others")
-def end_other_sessions(who: Reader, session: WriteSession) -> Response:
-    """Sign all of the user's browsers out but this one."""
-    service.end_other_sessions(session, who.user_id, but=who.credential_id)
-    return see_other("/settings#sessions")
-
-
-@router.get("/openapi.json")
-def openapi(request: Request, who: Reader) -> JSONResponse:
-    """The OpenAPI document of the REST interface."""
-    return JSONResponse(_document(request))
-
-
-@router.get("/docs")
-def documentation(request: Request, who: Reader) -> HTMLResponse:
-    """The REST interface, readable without a script."""
-    document = _document(request)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            groups.setdefault(operation.get("tags", ["other"])[0], []).append(
-                {"method": method.upper(), "path": path, **_operation(operation, document)}
-            )
-    return page(request, "accounts/docs.html", who, groups=groups)
-
-
-def _document(request: Request) -> dict[str, Any]:
-    document: dict[str, Any] = request.app.openapi()
-    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": "An API token `lt_…`."}}
-    document["security"] = [{"token": []}]
-    return document
-
-
-def _operation(operation: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    content = operation.get("requestBody", {}).get("content", {})
-    schema: dict[str, Any] = next((each["schema"] for each in content.values()), {})
-    named = document.get("components", {}).get("schemas", {}).get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
-    fields = [
-        {"name": name, "needed": name in named.get("required", []), "text": field.get("description", "")}
-        for name, field in named.get("properties", {}).items()
-    ]
-    parameters = [
-        {"name": each["name"], "needed": each.get("required", False), "text": each.get("description", "")}
-        for each in operation.get("parameters", [])
-    ]
-    text = operation.get("description") or operation.get("summary", "")
-    return {"first": text.split(". ")[0].split("\n")[0].rstrip(".") + ".", "text": text, "fields": fields, "parameters": parameters}
+@router.post("/settings/workspace")
+def switch_workspace(who: Person, session: WriteSession, workspace: Secret = "") -> Response:
+    """Work in another workspace of one's own from now on."""
+    sessions.switch_workspace(session, who, workspace)
+    return see_other("/runs")

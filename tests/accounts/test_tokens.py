@@ -171,12 +171,12 @@ def test_bad_bodies_are_answered_in_words(api: TestClient, body: object) -> None
 
 
 def test_the_settings_page_makes_and_revokes_tokens(app: FastAPI, client: TestClient) -> None:
-    assert "None yet" in client.get("/settings").text
+    assert "None yet" in client.get("/settings/tokens").text
     answer = client.post("/settings/tokens", data={"name": "<b>night</b>", "role": "viewer"})
     assert answer.status_code == 200 and "&lt;b&gt;night&lt;/b&gt;" in answer.text
-    plain = answer.text.split('<code class="secret">')[1].split("</code>")[0]
+    plain = answer.text.split('<code class="secret" id="made">')[1].split("</code>")[0]
     assert program(app, plain).get("/api/v1/workspaces").status_code == 200
-    shown = client.get("/settings").text
+    shown = client.get("/settings/tokens").text
     assert plain not in shown and "viewer" in shown
     assert client.post("/settings/tokens", data={"name": "", "role": "viewer"}).status_code == 422
     assert client.post(f"/settings/tokens/{plain.split('_')[1]}/revoke").status_code == 303
