@@ -57,11 +57,11 @@ def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
 
     Args:
         spec: folder (of the dataset), source (file name in it), link_from (folder of the version whose source it shares), format, mapping,
-            split, leave_out, max_line_bytes, max_rows, max_bytes.
+            split, leave_out, compare_with (folder of the version before, or None), max_line_bytes, max_rows, max_bytes.
 
     Returns:
-        shape, form, columns, unit (line or row), counts, problems, sha256; or `failed` (a reason) where no row can be used, with columns
-        and the first rows.
+        shape, form, columns, unit (line or row), counts, problems, checks, sha256; or `failed` (a reason) where no row can be used, with
+        columns and the first rows.
 
     Raises:
         Failed: the source cannot be read at all.
@@ -75,28 +75,36 @@ def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     unit = unit_of(source, spec["format"])
     columns, form, preview = _look(source, spec["format"], limits, mapping)
     known = {"columns": columns, "preview": preview, "unit": unit}
-    if mapping:
-        missing = [column for column in mapping.values() if column not in columns]
-        if missing and columns:
+    if columns and (form is None or (mapping and not set(mapping.values()) <= set(columns))):
+        # What the first rows do not show may come later: nothing is refused before the whole file was looked through.
+        columns, later = _look_further(source, spec["format"], limits, mapping, columns, report)
+        known["columns"], form = columns, later or form
+        missing = [column for column in (mapping or {}).values() if column not in columns]
+        if missing:
             return {**known, "failed": f"There is no column “{missing[0]}”. The file has {_listed(columns)}."}
-    if form is None and columns:
-        return {**known, "failed": _no_form(columns, mapping)}
+        if form is None:
+            return {**known, "failed": _no_form(columns, mapping)}
     problems = _Problems(mapping)
     split = spec.get("split") or {}
     rows = RowFile(folder, int(split.get("seed", 0)))
     try:
-        _fill(rows, problems, source, spec, limits, form, report)
+        columns = known["columns"] = _fill(rows, problems, source, spec, limits, form, columns, report)
         if len(rows) == 0:
             why = "".join(f" The first problem is in {unit} {first['line']}: {first['message']}" for first in problems.sorted()[:1])
             rows.discard()
             return {**known, "failed": f"The file has no usable row.{why}", "errors": problems.errors, "problems": problems.sorted()}
         assert form is not None
         shape = shapes.FORMS[form].shape
-        _add_doubles(rows, problems, shape, unit)
+        doubles = _add_doubles(rows, problems, shape, unit)
+        rows.choose(split.get("eval"))
+        leaks = _add_leaks(rows, problems, shape, unit)
         left_out = problems.errors if spec.get("leave_out") else 0
         found = [problem for problem in problems.sorted() if not (left_out and problem["severity"] == "error")]
         report.progress(source.stat().st_size, source.stat().st_size, "Writing the rows")
-        counts = rows.finish(split.get("eval"))
+        before = spec.get("compare_with")
+        changes = rows.changes(Path(before)) if before else None
+        lengths = rows.lengths()
+        counts = rows.finish()
     except BaseException:
         rows.discard()
         raise
@@ -110,6 +118,7 @@ def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         "warnings": problems.warnings,
         "left_out": left_out,
         "problems": found,
+        "checks": {"duplicates": doubles, "leaks": leaks, "characters": lengths, "changes": changes},
     }
 
 
@@ -145,8 +154,40 @@ def _look(source: Path, kind: str, limits: Limits, mapping: dict[str, str] | Non
     return list(columns)[:_MAX_COLUMNS], form, preview
 
 
-def _fill(rows: RowFile, problems: _Problems, source: Path, spec: dict[str, Any], limits: Limits, form: str | None, report: Report) -> None:
+def _look_further(
+    source: Path, kind: str, limits: Limits, mapping: dict[str, str] | None, known: list[str], report: Report
+) -> tuple[list[str], str | None]:
+    """Columns of the whole file, and the form of the first row that has all mapped ones (or any form, without a mapping)."""
+    columns, form, wanted = dict.fromkeys(known), None, set((mapping or {}).values())
+    total, said = source.stat().st_size, time.monotonic()
+    for record in open_records(source, kind, limits):
+        if time.monotonic() - said > 0.25:
+            said = time.monotonic()
+            report.progress(min(record.at, total), total, "Looking for columns that come later")
+        if record.row is None:
+            continue
+        if len(columns) < _MAX_COLUMNS and not record.row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(clean(name)[:200] for name in record.row))
+        if form is None and wanted <= record.row.keys():
+            form = shapes.detect(shapes.mapped(record.row, mapping))
+        if form is not None and wanted <= columns.keys():
+            break
+    return list(columns)[:_MAX_COLUMNS], form
+
+
+def _fill(
+    rows: RowFile,
+    problems: _Problems,
+    source: Path,
+    spec: dict[str, Any],
+    limits: Limits,
+    form: str | None,
+    known: list[str],
+    report: Report,
+) -> list[str]:
+    """Read every row; returns the columns of the whole file."""
     mapping = spec.get("mapping")
+    columns = dict.fromkeys(known)
     total, said = source.stat().st_size, time.monotonic()
     for record in open_records(source, spec["format"], limits):
         if time.monotonic() - said > 0.25:
@@ -158,6 +199,8 @@ def _fill(rows: RowFile, problems: _Problems, source: Path, spec: dict[str, Any]
             continue
         if form is None:
             continue
+        if len(columns) < _MAX_COLUMNS and not record.row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(clean(name)[:200] for name in record.row))
         row = shapes.mapped(record.row, mapping)
         try:
             finding = shapes.read(row, form)
@@ -170,9 +213,26 @@ def _fill(rows: RowFile, problems: _Problems, source: Path, spec: dict[str, Any]
             problems.add("warning", record.line, place, message, _excerpt(row, place))
         if len(rows) > limits.max_rows:
             raise Failed(f"The file has more than {limits.max_rows:,} rows, the most a dataset may have. Split it.", "data")
+    return list(columns)[:_MAX_COLUMNS]
 
 
-def _add_doubles(rows: RowFile, problems: _Problems, shape: str, unit: str) -> None:
+def _add_leaks(rows: RowFile, problems: _Problems, shape: str, unit: str) -> int:
+    """Name the rows for evaluation whose prompt is also trained on, but for case and spaces."""
+    count, found = rows.leaks(max(0, KEPT_PROBLEMS - problems.warnings))
+    for line, other, row in found:
+        asked = _asked(row, shape)
+        words = f"Kept for evaluation, and {unit} {other:,} for training asks the same but for case and spaces."
+        problems.add("warning", line, next(iter(row)), words, _cut(asked, EXCERPT))
+    problems.warnings += count - len(found)
+    return count
+
+
+def _asked(row: dict[str, Any], shape: str) -> str:
+    asked = shapes.prompt_of(row, shape)
+    return str(asked if isinstance(asked, str) else asked[-1]["content"])
+
+
+def _add_doubles(rows: RowFile, problems: _Problems, shape: str, unit: str) -> int:
     count, found = rows.doubles(max(0, KEPT_PROBLEMS - problems.warnings))
     words = {
         "prompt": "Same prompt",
@@ -182,12 +242,10 @@ def _add_doubles(rows: RowFile, problems: _Problems, shape: str, unit: str) -> N
         "preference": "Same prompt and answers",
     }
     for line, first, row in found:
-        asked = shapes.prompt_of(row, shape)
-        asked = asked if isinstance(asked, str) else asked[-1]["content"]
-        problems.add(
-            "warning", line, next(iter(row)), f"{words.get(shape, 'Same prompt and answer')} as {unit} {first:,}.", _cut(asked, EXCERPT)
-        )
+        same = f"{words.get(shape, 'Same prompt and answer')} as {unit} {first:,}."
+        problems.add("warning", line, next(iter(row)), same, _cut(_asked(row, shape), EXCERPT))
     problems.warnings += count - len(found)
+    return count
 
 
 def _excerpt(row: dict[str, Any], place: str) -> str:

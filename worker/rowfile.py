@@ -14,13 +14,28 @@ import orjson
 
 from app.storage import fsync_file, fsync_folder
 
-ROWS, INDEX = "rows.jsonl", "rows.idx"
+ROWS, INDEX, KEYS = "rows.jsonl", "rows.idx", "rows.keys"
+"""The rows; where each begins; per row a hash of it, and one of its prompt but for case and spaces (little-endian uint64 pairs)."""
 _TRAIN, _EVAL = b'{"split":"train"', b'{"split":"eval"'
 
 
 def plain(value: Any) -> Any:
     """What a column of Parquet may hold and JSON cannot, as text; for `orjson.dumps(default=…)`."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def folded(prompt: Any) -> bytes:
+    """A prompt without what does not matter to a reader: case, and how many spaces there are."""
+    text = prompt if isinstance(prompt, str) else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return " ".join(text.casefold().split()).encode("utf-8", errors="surrogatepass")
+
+
+def _letters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(len(message["content"]) for message in value)
+    return sum(_letters(each) for each in value.values()) if isinstance(value, dict) else 1
 
 
 class RowFile:
@@ -36,7 +51,10 @@ class RowFile:
         self._lines = array("Q")
         self._whole = array("Q")  # hash of each row
         self._prompts = array("Q")  # seeded hash of each prompt
+        self._asked = array("Q")  # hash of each prompt but for case and spaces
+        self._characters = array("Q")
         self._sha = sha256()
+        self._chosen = np.zeros(0, dtype=bool)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -60,6 +78,8 @@ class RowFile:
         self._lines.append(line)
         self._whole.append(int.from_bytes(blake2b(content, digest_size=8).digest(), "little"))
         self._prompts.append(int.from_bytes(blake2b(orjson.dumps(prompt), digest_size=8, key=self._seed).digest(), "little"))
+        self._asked.append(int.from_bytes(blake2b(folded(prompt), digest_size=8).digest(), "little"))
+        self._characters.append(_letters(row))
         self._sha.update(content + b"\n")
 
     def doubles(self, limit: int) -> tuple[int, list[tuple[int, int, dict[str, Any]]]]:
@@ -79,13 +99,52 @@ class RowFile:
                 found.append((self._lines[number], self._lines[first], orjson.loads(rows.readline())["row"]))
         return len(pairs), found
 
-    def finish(self, eval_share: float | None) -> dict[str, Any]:
+    def choose(self, eval_share: float | None) -> None:
+        """Decide which rows are for evaluation."""
+        self._chosen = self._choose(eval_share) if eval_share else np.zeros(len(self), dtype=bool)
+
+    def leaks(self, limit: int) -> tuple[int, list[tuple[int, int, dict[str, Any]]]]:
+        """How many rows for evaluation ask what a row for training asks too, but for case and spaces, and the first: line, other, row."""
+        asked = np.frombuffer(self._asked, dtype=np.uint64)
+        train, held = np.flatnonzero(~self._chosen), np.flatnonzero(self._chosen)
+        order = train[np.argsort(asked[train], kind="stable")]
+        places = np.searchsorted(asked[order], asked[held])
+        places[places == len(order)] = 0
+        both = asked[order][places] == asked[held] if len(order) else np.zeros(len(held), dtype=bool)
+        pairs = list(zip(held[both].tolist(), order[places[both]].tolist(), strict=True))
+        return len(pairs), [(self._lines[number], self._lines[first], self._row(number)) for number, first in pairs[:limit]]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        self._stream.flush()
+        with open(self._temporary, "rb") as rows:
+            rows.seek(self._offsets[number])
+            found: dict[str, Any] = orjson.loads(rows.readline())["row"]
+        return found
+
+    def changes(self, before: Path) -> dict[str, int] | None:
+        """How many rows are new and how many are gone, compared with another version's folder; None where that cannot be told."""
+        if not (before / KEYS).is_file():
+            return None
+        old = np.memmap(before / KEYS, dtype="<u8", mode="r").reshape(-1, 2)[:, 0]
+        hashes, sides = np.unique(np.concatenate((old, np.frombuffer(self._whole, dtype=np.uint64))), return_inverse=True)
+        counts = np.bincount(sides[len(old) :], minlength=len(hashes)) - np.bincount(sides[: len(old)], minlength=len(hashes))
+        return {"added": int(counts[counts > 0].sum()), "removed": int(-counts[counts < 0].sum())}
+
+    def lengths(self, bins: int = 25) -> dict[str, Any]:
+        """Characters of the rows: median, 95th percentile, and a histogram whose last bin is open."""
+        counted = np.frombuffer(self._characters, dtype=np.uint64).astype(np.int64)
+        width = max(1, -(-int(np.percentile(counted, 99)) // bins))
+        step = next(size * 10**power for power in range(12) for size in (1, 2, 4, 5, 10) if size * 10**power >= width)
+        counts = np.bincount(np.minimum(counted // step, bins - 1), minlength=bins)
+        return {"width": step, "counts": counts.tolist(), "median": int(np.median(counted)), "p95": int(np.percentile(counted, 95))}
+
+    def finish(self) -> dict[str, Any]:
         """Put the files in place.
 
         Returns:
             rows, train_rows, eval_rows and sha256 of the rows in order with their sides.
         """
-        chosen = self._choose(eval_share) if eval_share else np.zeros(len(self), dtype=bool)
+        chosen = self._chosen
         self._stream.close()
         if chosen.any():
             self._mark(chosen)
@@ -93,8 +152,13 @@ class RowFile:
         index = self._folder / f"{self._temporary.name}.idx"
         with open(index, "wb") as stream:
             np.frombuffer(self._offsets, dtype=np.uint64).astype("<u8").tofile(stream)
-        for file in (self._temporary, index):
+        keys = self._folder / f"{self._temporary.name}.keys"
+        with open(keys, "wb") as stream:
+            pairs = (np.frombuffer(self._whole, dtype=np.uint64), np.frombuffer(self._asked, dtype=np.uint64))
+            np.stack(pairs, axis=1).astype("<u8").tofile(stream)
+        for file in (self._temporary, index, keys):
             fsync_file(file)
+        keys.rename(self._folder / KEYS)
         index.rename(self._folder / INDEX)
         self._temporary.rename(self._folder / ROWS)
         fsync_folder(self._folder)

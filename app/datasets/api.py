@@ -11,13 +11,16 @@ from starlette.concurrency import run_in_threadpool
 
 from app import recipes
 from app.accounts.schemas import Principal
-from app.datasets import imports, service, tokens, uploads
+from app.datasets import exporting, imports, service, tokens, uploads
 from app.datasets.schemas import (
     DatasetDetail,
     DatasetOut,
+    OverlapOut,
     ProblemOut,
     RecipeOut,
     RowOut,
+    SearchOut,
+    Split,
     TokenRow,
     TokenSummary,
     check_mapping,
@@ -55,7 +58,7 @@ _FORM = {
                     "type": "object",
                     "properties": {
                         "file": {"type": "string", "format": "binary", "description": "JSONL, JSON, CSV or Parquet, by its ending; UTF-8."},
-                        "text": {"type": "string", "description": "Rows as text (JSON or JSONL), instead of a file."},
+                        "text": {"type": "string", "description": "Rows as text (JSONL, JSON or CSV; recognised), instead of a file."},
                         "name": {"type": "string", "description": "An existing name gets a new version. Empty: the file's name."},
                         "mapping": {
                             "type": "string",
@@ -136,6 +139,25 @@ def leave_out(who: Writer, session: WriteSession, request: Request, dataset_id: 
     )
 
 
+class NewSplit(BaseModel):
+    """How to split."""
+
+    split: Split | None
+    """The share for evaluation and its seed; null: nothing is kept for evaluation."""
+
+
+@router.post("/datasets/{dataset_id}/split", status_code=201, response_model=DatasetOut)
+def split_dataset(who: Writer, session: WriteSession, request: Request, dataset_id: str, body: NewSplit) -> Any:
+    """Make a new version with another share kept for evaluation."""
+    return idempotent(
+        request,
+        session,
+        who,
+        body,
+        lambda: _fresh(session, imports.resplit(session, who.workspace_id, who.user_id, dataset_id, body.split)),
+    )
+
+
 class Mapping(BaseModel):
     """Which column is what."""
 
@@ -164,6 +186,34 @@ def list_rows(who: Reader, session: ReadSession, dataset_id: str, limit: Limit =
     return paged(found, limit, cursor=lambda row: str(row["number"]))
 
 
+@router.get("/datasets/{dataset_id}/search", response_model=SearchOut)
+def search_rows(
+    who: Reader,
+    session: ReadSession,
+    dataset_id: str,
+    q: Annotated[str, Query(min_length=1, max_length=200, description="Text that the rows hold, whatever its case.")],
+    limit: Limit = 20,
+    after: Annotated[int, Query(ge=0)] = 0,
+) -> Any:
+    """Rows that hold a text. In a large dataset a search ends after a while; `next` is where to go on (`after`)."""
+    found = service.search(service.get(session, who.workspace_id, dataset_id), q, after, limit)
+    return {"data": [{**row, "excerpt": "".join(row["excerpt"])} for row in found.rows], "next": found.next}
+
+
+@router.get("/datasets/{dataset_id}/overlap", response_model=OverlapOut)
+def overlap(
+    who: Reader,
+    session: ReadSession,
+    dataset_id: str,
+    other: Annotated[str, Query(alias="with", max_length=100, description="Id of the other dataset.")],
+    limit: Limit = 50,
+) -> Any:
+    """Rows whose prompt another dataset holds too, but for case and spaces: what an evaluation on the other would not ask anew."""
+    dataset, against = service.get(session, who.workspace_id, dataset_id), service.get(session, who.workspace_id, other)
+    found = service.overlap(dataset, against, limit)
+    return {"with": against.id, "count": found.count, "rows": [{"row": row, "other": place} for row, place in found.rows]}
+
+
 @router.get("/datasets/{dataset_id}/problems", response_model=Page[ProblemOut])
 def list_problems(
     who: Reader,
@@ -187,7 +237,7 @@ def dataset_tokens(
     row: Annotated[int | None, Query(ge=1)] = None,
     max_length: Annotated[int | None, Query(ge=1)] = None,
 ) -> Any:
-    """Lengths under the tokenizer of a checkpoint, or one row token by token (`row`, of the first 50)."""
+    """Lengths under the tokenizer of a checkpoint, or one row token by token (`row`, of the first that are kept so)."""
     dataset = service.get(session, who.workspace_id, dataset_id)
     tokens.checkpoint_of(session, who.workspace_id, checkpoint)
     if row is not None:
@@ -205,11 +255,11 @@ def count_tokens(who: Writer, session: WriteSession, dataset_id: str, checkpoint
 
 @router.get("/datasets/{dataset_id}/export", response_class=StreamingResponse)
 def export_dataset(
-    who: Reader, session: ReadSession, dataset_id: str, format: Annotated[str, Query(description="jsonl or csv")] = "jsonl"
+    who: Reader, session: ReadSession, dataset_id: str, format: Annotated[str, Query(description="jsonl, csv or parquet")] = "jsonl"
 ) -> StreamingResponse:
     """The usable rows as a download."""
     dataset = service.get(session, who.workspace_id, dataset_id)
-    return download(service.export(dataset, format), f"{dataset.name}-{dataset.version}.{format}", service.EXPORTS[format])
+    return download(exporting.export(dataset, format), f"{dataset.name}-{dataset.version}.{format}", exporting.EXPORTS[format])
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from app.errors import Conflict
 from app.jobs import service as jobs
 from app.jobs.tables import Job
 from app.settings import get_settings
+from app.webhooks import service as webhooks
 
 _WAITING = {"done": 0, "total": None, "text": "Waiting for a worker"}
 
@@ -93,6 +94,26 @@ def leave_out(session: Session, workspace_id: str, user_id: str | None, dataset_
     if not dataset.errors:
         raise Conflict(f"“{dataset.name}” has no lines with errors; there is nothing to leave out.")
     return _again(session, dataset, user_id, dataset.mapping, {"kind": "leave_out", "lines": dataset.errors})
+
+
+def resplit(session: Session, workspace_id: str, user_id: str | None, dataset_id: str, split: Split | None) -> Dataset:
+    """A new version of the same source with another share kept for evaluation; a job makes it.
+
+    Raises:
+        Conflict: it is not ready, or is split like that already.
+    """
+    dataset = service.get(session, workspace_id, dataset_id)
+    if dataset.status != "ready":
+        raise Conflict(f"“{dataset.name}” is {dataset.status}, so it cannot be split.")
+    asked = split.model_dump() if split else None
+    if asked == dataset.split:
+        raise Conflict(
+            f"“{dataset.name}” version {dataset.version} is split like that already. Choose another share or seed.", field="split"
+        )
+    kept = {"leave_out": True} if _leaves_out(dataset) else {}
+    new = _again(session, dataset, user_id, dataset.mapping, {"kind": "split", **kept})
+    new.split = asked
+    return new
 
 
 def remap(session: Session, workspace_id: str, user_id: str | None, dataset_id: str, mapping: dict[str, str] | None) -> Dataset:
@@ -181,6 +202,7 @@ def import_spec(session: Session, job: Job) -> dict[str, Any]:
     settings = get_settings()
     kind = format_of(dataset.source_name)
     parent = session.get(Dataset, dataset.parent_id) if dataset.parent_id else None
+    before = service.version_before(session, dataset)
     return {
         "folder": str(storage.path(dataset.path)),
         "source": f"source.{kind}",
@@ -188,12 +210,19 @@ def import_spec(session: Session, job: Job) -> dict[str, Any]:
         "format": kind,
         "mapping": dataset.mapping,
         "split": dataset.split,
-        "leave_out": (dataset.lineage or {}).get("kind") == "leave_out",
+        "leave_out": _leaves_out(dataset),
+        "compare_with": str(storage.path(before.path)) if before else None,
         "max_line_bytes": settings.max_line_bytes,
         "max_rows": settings.max_rows,
         "max_bytes": settings.max_upload_bytes,
         "memory_bytes": settings.parse_memory_bytes,
     }
+
+
+def _leaves_out(dataset: Dataset) -> bool:
+    """Whether lines with errors are left away."""
+    lineage = dataset.lineage or {}
+    return lineage.get("kind") == "leave_out" or bool(lineage.get("leave_out"))
 
 
 def make_spec(session: Session, job: Job) -> dict[str, Any]:
@@ -229,7 +258,7 @@ def import_done(session: Session, job: Job, result: dict[str, Any]) -> None:
         dataset.status, dataset.reason = "failed", result["failed"]
         dataset.lineage = {**lineage, "unit": result["unit"], "preview": result["preview"]}
     else:
-        dataset.status, dataset.reason = "ready", None
+        dataset.status, dataset.reason, dataset.checks = "ready", None, _checked(session, dataset, result.get("checks") or {})
         for name in ("shape", "rows", "train_rows", "eval_rows", "left_out", "sha256"):
             setattr(dataset, name, result[name])
         dataset.lineage = {**lineage, "form": result["form"], "unit": result["unit"]}
@@ -242,6 +271,13 @@ def import_done(session: Session, job: Job, result: dict[str, Any]) -> None:
     if problems:
         session.execute(insert(Problem), problems)
     session.flush()
+    webhooks.dataset_ended(session, dataset)
+
+
+def _checked(session: Session, dataset: Dataset, checks: dict[str, Any]) -> dict[str, Any]:
+    """What the child found out, with the version it compared with."""
+    before = service.version_before(session, dataset) if checks.get("changes") else None
+    return {**checks, "changes": {**checks["changes"], "version": before.version} if before else None}
 
 
 def import_failed(session: Session, job: Job, reason: str, code: str) -> None:
@@ -254,5 +290,6 @@ def import_failed(session: Session, job: Job, reason: str, code: str) -> None:
     if code in ("memory", "killed"):
         reason += " Split the file, write Parquet with smaller row groups, or ask an admin to raise LUTHIER_PARSE_MEMORY_BYTES."
     dataset.status, dataset.reason, dataset.progress = "failed", reason, None
+    webhooks.dataset_ended(session, dataset)
     for left in storage.path(dataset.path).glob(".*"):  # what a killed child had begun to write
         left.unlink(missing_ok=True)

@@ -70,6 +70,9 @@ class DatasetOut(BaseModel):
     lineage: dict[str, Any] | None
     progress: dict[str, Any] | None
     """`{done, total, text}` while importing; bytes."""
+    checks: dict[str, Any] | None
+    """Once ready: `duplicates` and `leaks` (rows for evaluation that training asks too), `characters` per row, and `changes`: rows added
+    and removed against the version before."""
     created_at: str | None
 
 
@@ -96,6 +99,40 @@ class RowOut(BaseModel):
     split: Literal["train", "eval"]
     row: dict[str, Any]
     source: dict[str, Any]
+
+
+class HitOut(BaseModel):
+    """A row that holds a text."""
+
+    number: int
+    line: int
+    split: Literal["train", "eval"]
+    excerpt: str
+
+
+class SearchOut(BaseModel):
+    """What a search came to."""
+
+    data: list[HitOut]
+    next: int | None
+    """The row to go on after; null when the end was reached."""
+
+
+class SharedOut(BaseModel):
+    """A prompt that is in both datasets."""
+
+    row: int
+    other: int
+
+
+class OverlapOut(BaseModel):
+    """Rows whose prompt another dataset holds too."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    against: str = Field(alias="with")
+    count: int
+    rows: list[SharedOut]
 
 
 class ProblemOut(BaseModel):
@@ -171,6 +208,7 @@ def dataset_out(dataset: Dataset) -> dict[str, Any]:
         "parent": dataset.parent_id,
         "lineage": lineage or None,
         "progress": dataset.progress,
+        "checks": dataset.checks,
         "created_at": iso(dataset.created_at),
     }
 

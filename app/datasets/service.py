@@ -1,11 +1,12 @@
-"""Datasets and their rows: list, read, problems, export, delete. How they come about is in `imports`, their token counts in `tokens`."""
+"""Datasets and their rows: list, read, search, compare, problems, delete. How they come about is in `imports`, how they go out in
+`exporting`, their token counts in `tokens`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
+import mmap
+import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import orjson
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from app import leases, shapes, storage
+from app import leases, storage
 from app.database import Base, after_commit
 from app.datasets.tables import Dataset, Problem
-from app.errors import Conflict, Invalid, NotFound
+from app.errors import Conflict, NotFound
 from app.jobs import service as jobs
 
-ROWS, INDEX = "rows.jsonl", "rows.idx"
-EXPORTS = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+ROWS, INDEX, KEYS = "rows.jsonl", "rows.idx", "rows.keys"
+SEARCH_SECONDS = 1.5
+"""How long a search looks before it says how far it came."""
+_SEARCH_BYTES = 8 * 1024**2
 
 
 def list_datasets(
@@ -83,6 +85,13 @@ def versions(session: Session, dataset: Dataset) -> list[Dataset]:
     return list(session.scalars(query.order_by(Dataset.version.desc())))
 
 
+def version_before(session: Session, dataset: Dataset) -> Dataset | None:
+    """The newest older version of its name that is ready."""
+    same_name = (Dataset.workspace_id == dataset.workspace_id) & (Dataset.name == dataset.name)
+    older = select(Dataset).where(same_name, Dataset.version < dataset.version, Dataset.status == "ready")
+    return session.scalars(older.order_by(Dataset.version.desc()).limit(1)).first()
+
+
 def version_counts(session: Session, workspace_id: str) -> dict[str, int]:
     """How many versions each name has."""
     query = select(Dataset.name, func.count()).where(Dataset.workspace_id == workspace_id).group_by(Dataset.name)
@@ -95,6 +104,12 @@ def used_by(session: Session, dataset: Dataset, limit: int = 50) -> list[tuple[s
     uses = (runs.c.dataset_id == dataset.id) | (runs.c.eval_dataset_id == dataset.id)
     query = select(runs.c.id, runs.c.name, runs.c.status).where(uses).order_by(runs.c.id.desc()).limit(limit)
     return [(row.id, row.name, row.status) for row in session.execute(query)]
+
+
+def comparable(session: Session, dataset: Dataset, limit: int = 100) -> list[Dataset]:
+    """Other datasets that are ready, in their newest version: what its prompts can be compared with."""
+    found = list_datasets(session, dataset.workspace_id, limit=limit, latest=True)
+    return [each for each in found if each.status == "ready" and each.id != dataset.id]
 
 
 def usable_for_run(dataset: Dataset) -> None:
@@ -126,7 +141,8 @@ def delete(session: Session, workspace_id: str, dataset_id: str) -> None:
     used = used_by(session, dataset)
     if used:
         count = "a run" if len(used) == 1 else f"{len(used)} runs"
-        raise Conflict(f"“{dataset.name}” version {dataset.version} is used by {count} (such as “{used[0][1]}”). Delete those first.")
+        named = ", ".join(f"“{name}”" for _, name, _ in used[:3]) + (" and more" if len(used) > 3 else "")
+        raise Conflict(f"“{dataset.name}” version {dataset.version} is used by {count}: {named}. Delete those first.")
     for kind in ("import_dataset", "make_dataset", "count_tokens"):
         job = jobs.active_for(session, kind, dataset.id)
         if job is not None:
@@ -177,6 +193,93 @@ def number_of_line(dataset: Dataset, line: int) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search came to."""
+
+    rows: list[dict[str, Any]]
+    """Rows that hold the text, each with `excerpt`: the text before it, itself, and after it."""
+    next: int | None
+    """The row to go on after; None when the end was reached."""
+
+
+def search(dataset: Dataset, text: str, after: int = 0, limit: int = 20) -> Found:
+    """Rows after a number that hold a text, whatever its case (of the letters A to Z, for others as written)."""
+    if dataset.status != "ready" or not text or after >= dataset.rows:
+        return Found([], None)
+    file, end = rows_file(dataset), time.monotonic() + SEARCH_SECONDS
+    offsets = _offsets(file)
+    pattern = re.compile(re.escape(orjson.dumps(text)[1:-1]), re.IGNORECASE)
+    found: list[dict[str, Any]] = []
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = int(offsets[after])
+        while start < len(content):
+            # A piece at a time, so that the clock is looked at.
+            stop = min(len(content), start + _SEARCH_BYTES)
+            place = int(np.searchsorted(offsets, stop, side="left"))
+            stop = int(offsets[min(place, dataset.rows)])
+            hit = pattern.search(content, start, stop)
+            if hit is None:
+                start = stop
+                if start < len(content) and time.monotonic() > end:
+                    return Found(found, int(np.searchsorted(offsets, start, side="right")) - 1)
+                continue
+            number = int(np.searchsorted(offsets, hit.start(), side="right"))
+            record = orjson.loads(content[int(offsets[number - 1]) : int(offsets[number])])
+            start = int(offsets[number])
+            excerpt = _excerpt(record["row"], text)
+            if excerpt is not None:
+                found.append({"number": number, "line": record["line"], "split": record["split"], "excerpt": excerpt})
+            if len(found) == limit or time.monotonic() > end:
+                return Found(found, number if number < dataset.rows else None)
+    return Found(found, None)
+
+
+def _excerpt(value: Any, text: str) -> tuple[str, str, str] | None:
+    """The first place of a text in the values of a row: before, itself, after."""
+    if isinstance(value, str):
+        at = value.casefold().find(text.casefold()) if len(value.casefold()) == len(value) else value.find(text)
+        if at < 0:
+            return None
+        return value[max(0, at - 60) : at], value[at : at + len(text)], value[at + len(text) : at + len(text) + 120]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for each in inner if (found := _excerpt(each, text)) is not None), None)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows of a dataset whose prompt another dataset holds too, but for case and spaces."""
+
+    count: int
+    rows: list[tuple[int, int]]
+    """The first of them: number here, number there."""
+
+
+def overlap(dataset: Dataset, other: Dataset, limit: int = 20) -> Overlap:
+    """Which prompts of a dataset are also in another: what would be known before an evaluation asks it.
+
+    Raises:
+        Conflict: one of them is not ready, or was imported before such keys were kept.
+    """
+    ours, theirs = _keys(dataset), _keys(other)
+    order = np.argsort(theirs, kind="stable")
+    places = np.minimum(np.searchsorted(theirs[order], ours), max(0, len(theirs) - 1))
+    both = np.flatnonzero(theirs[order][places] == ours) if len(theirs) else np.array([], dtype=np.int64)
+    return Overlap(len(both), [(int(row) + 1, int(order[places[row]]) + 1) for row in both[:limit]])
+
+
+def _keys(dataset: Dataset) -> np.ndarray[Any, Any]:
+    if dataset.status != "ready":
+        raise Conflict(f"“{dataset.name}” is {dataset.status}, so it cannot be compared.", field="with")
+    file = rows_file(dataset).with_name(KEYS)
+    if not file.is_file():
+        raise Conflict(
+            f"“{dataset.name}” version {dataset.version} was imported by an older Luthier. Upload it again to compare.", field="with"
+        )
+    keys: np.ndarray[Any, Any] = np.memmap(file, dtype="<u8", mode="r").reshape(-1, 2)[:, 1]
+    return keys
+
+
 def rows_file(dataset: Dataset) -> Path:
     """The file of a dataset's usable rows.
 
@@ -195,7 +298,7 @@ def _offsets(file: Path) -> np.ndarray[Any, Any]:
     return np.memmap(file.with_name(INDEX), dtype="<u8", mode="r")
 
 
-# --- problems and exports -------------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------------------------------
 
 
 def problems(
@@ -207,58 +310,3 @@ def problems(
     if severity:
         query = query.where(Problem.severity == severity)
     return list(session.scalars(query.order_by(Problem.number).limit(limit)))
-
-
-def problem_report(session: Session, workspace_id: str, dataset_id: str) -> Iterator[str]:
-    """The kept problems as CSV, line by line."""
-    found = problems(session, workspace_id, dataset_id, limit=10_000)
-    header = ["line", "severity", "field", "message", "excerpt"]
-    table = [[problem.line, problem.severity, problem.field, problem.message, problem.excerpt] for problem in found]
-    yield from _csv(header, iter(table))
-
-
-def export(dataset: Dataset, kind: str) -> Iterator[bytes]:
-    """The usable rows in their canonical fields, as JSONL or CSV, piece by piece.
-
-    Raises:
-        Invalid: no such format.
-        Conflict: it is not ready.
-    """
-    if kind not in EXPORTS:
-        raise Invalid(f"There is no export as “{kind[:20]}”. There are {', '.join(EXPORTS)}.", field="format")
-    if dataset.status != "ready":
-        raise Conflict(f"“{dataset.name}” is {dataset.status}, so there are no rows to export.")
-    file = rows_file(dataset)
-    return _as_jsonl(file) if kind == "jsonl" else _as_csv(file, dataset.shape or "text")
-
-
-def _as_jsonl(file: Path) -> Iterator[bytes]:
-    with open(file, "rb") as stream:
-        for line in stream:
-            yield orjson.dumps(orjson.loads(line)["row"]) + b"\n"
-
-
-def _as_csv(file: Path, shape: str) -> Iterator[bytes]:
-    fields = list(shapes.SHAPES[shape].fields)
-
-    def table() -> Iterator[list[Any]]:
-        with open(file, "rb") as stream:
-            for line in stream:
-                row = orjson.loads(line)["row"]
-                yield [row[name] if isinstance(row[name], str) else json.dumps(row[name], ensure_ascii=False) for name in fields]
-
-    return (piece.encode() for piece in _csv(fields, table()))
-
-
-def _csv(header: list[str], table: Iterator[list[Any]]) -> Iterator[str]:
-    """CSV in which no cell is taken for a formula by a spreadsheet."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(header)
-    for cells in table:
-        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in cells])
-        if buffer.tell() > 64 * 1024:
-            yield buffer.getvalue()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue()

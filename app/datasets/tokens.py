@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,10 @@ from app.errors import Conflict, NotFound
 from app.jobs import service as jobs
 from app.jobs.tables import Job
 
-SHOWN_ROWS = 50
-"""How many rows are kept token by token."""
+SHOWN_TOKENS = 2000
+"""How many tokens of a row are kept, one by one."""
+KEPT_TOKENS = 20_000_000
+"""How many tokens of a dataset are kept; the rows after that have only their lengths."""
 
 
 class HasId(Protocol):
@@ -193,11 +196,34 @@ def row(session: Session, dataset: Dataset, checkpoint_id: str, number: int, max
     if known is None or known.status != "ready":
         state = "have not been counted with this tokenizer" if known is None else f"are not there ({known.status})"
         raise NotFound(f"The tokens of “{dataset.name}” {state}. Ask for `/tokens?checkpoint=…` first and wait until its status is ready.")
-    if not 1 <= number <= min(SHOWN_ROWS, dataset.rows):
-        raise NotFound(f"Tokens are kept for the rows 1 to {min(SHOWN_ROWS, dataset.rows)}.")
-    shown: dict[str, Any] = json.loads(storage.path(known.path or "").with_suffix(".json").read_bytes())[number - 1]
-    longer = max_length is not None and max(len(shown["tokens"]), len(shown.get("rejected") or ())) > max_length
-    return {"row": number, "tokens": shown["tokens"], "rejected": shown.get("rejected"), "truncated": longer or shown["truncated"]}
+    file, kept = storage.path(known.path or ""), known.shown_rows or 0
+    if not file.with_suffix(".ids").is_file():
+        raise NotFound(f"Token by token the rows of “{dataset.name}” are not kept. Count the tokens again.")
+    if not 1 <= number <= kept:
+        raise NotFound(f"Token by token the rows 1 to {kept:,} are kept; of the others only the lengths.")
+    shown = row_of(file, number)
+    longer = max_length is not None and max(len(shown["tokens"]), len(shown["rejected"] or ())) > max_length
+    return {"row": number, **shown, "truncated": longer or shown["truncated"]}
+
+
+def row_of(file: Path, number: int) -> dict[str, Any]:
+    """One row token by token, out of the files beside its lengths: `tokens`, `rejected`, and whether more were counted than are kept."""
+    lengths: np.ndarray[Any, Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    words = json.loads(file.with_suffix(".json").read_bytes())
+    start = int(np.minimum(lengths[: number - 1, 1:], SHOWN_TOKENS).sum(dtype=np.int64))
+    prompt, *sizes = (int(size) for size in lengths[number - 1])
+    ids = np.memmap(file.with_suffix(".ids"), dtype="<u4", mode="r")
+    sides: list[list[dict[str, Any]]] = []
+    for size in sizes:
+        side = []
+        for place, token in enumerate(ids[start : start + min(size, SHOWN_TOKENS)].tolist()):
+            entry = {"text": words["texts"][str(token)], "id": token, "trained": place >= prompt}
+            if str(token) in words["bytes"]:
+                entry["bytes"] = words["bytes"][str(token)]
+            side.append(entry)
+        sides.append(side)
+        start += len(side)
+    return {"tokens": sides[0], "rejected": sides[1] if len(sides) > 1 else None, "truncated": max(sizes) > SHOWN_TOKENS}
 
 
 # --- the job --------------------------------------------------------------------------------------------------------------
@@ -222,7 +248,7 @@ def count_spec(session: Session, job: Job) -> dict[str, Any]:
         "shape": dataset.shape,
         "tokenizer": str(storage.path(row.path)),
         "out": str(storage.path(_path(dataset, job))),
-        "shown_rows": SHOWN_ROWS,
+        "kept_tokens": KEPT_TOKENS,
     }
 
 
@@ -239,7 +265,7 @@ def count_done(session: Session, job: Job, result: dict[str, Any]) -> None:
     count, dataset = _count(session, job), session.get(Dataset, job.subject_id)
     if count is not None and dataset is not None:
         count.status, count.reason, count.path = "ready", None, _path(dataset, job)
-        count.tokens, count.trained_tokens = result["tokens"], result["trained_tokens"]
+        count.tokens, count.trained_tokens, count.shown_rows = result["tokens"], result["trained_tokens"], result["shown_rows"]
 
 
 def count_failed(session: Session, job: Job, reason: str, code: str) -> None:

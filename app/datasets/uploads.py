@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from app import storage
 from app.database import new_id
+from app.datasets import glance
 from app.datasets.schemas import clean_file_name, format_of
 from app.errors import BadRequest, Invalid, TooLarge
 
@@ -192,6 +193,15 @@ def _make_room(folder: Path) -> None:
             shutil.rmtree(forgotten, ignore_errors=True)
 
 
+def _name_of_pasted(file: Path) -> str:
+    """A name that says how pasted text is read."""
+    with open(file, "rb") as stream:
+        kind = glance.recognise(stream.read(glance.HEAD_BYTES).decode("utf-8", errors="replace"))
+    if kind is None:
+        raise Invalid(glance.NO_IDEA, field="text")
+    return f"pasted.{kind}"
+
+
 def _settle(received: Received, parts: _Parts) -> None:
     """Name the source by its format and have the disk keep it."""
     if not parts.sources:
@@ -199,7 +209,7 @@ def _settle(received: Received, parts: _Parts) -> None:
     if len(parts.sources) > 1:
         raise Invalid("Send a file or pasted rows, not both.", field="text")
     [(part, (name, received.size, received.sha256))] = parts.sources.items()
-    received.file_name = name if part == "file" else "pasted.json"
+    received.file_name = name if part == "file" else _name_of_pasted(received.folder / part)
     received.kind = format_of(received.file_name)
     for other in ("file", "text"):
         if other != part:

@@ -49,6 +49,15 @@ def marked(tokens: list[dict[str, Any]]) -> list[tuple[bool, list[dict[str, Any]
     return [(trained, list(run)) for trained, run in groupby(tokens, key=lambda token: bool(token["trained"]))]
 
 
+def rendered(tokens: list[dict[str, Any]]) -> list[tuple[bool, str]]:
+    """Tokens as the text they make, in runs that are trained on or not; letters that several tokens share are put together again."""
+    found = []
+    for trained, run in marked(tokens):
+        raw = b"".join(bytes.fromhex(token["bytes"]) if token.get("bytes") else token["text"].encode("utf-8", "replace") for token in run)
+        found.append((trained, raw.decode("utf-8", errors="replace")))
+    return found
+
+
 @dataclass(frozen=True)
 class Bars:
     """A histogram in a box of 520 × 220: each bar's place, height and words; where the limit lies; marks on the axis."""
@@ -58,9 +67,10 @@ class Bars:
     ticks: list[tuple[float, int]]
 
 
-def bars(width: int, counts: list[int], limit: int) -> Bars:
-    """A histogram of counts, each bin `width` tokens wide and the last one open."""
+def bars(width: int, counts: list[int], limit: int | None) -> Bars:
+    """A histogram of counts, each bin `width` wide and the last one open; without a limit it is one of characters."""
     step, top = 520 / len(counts), max(counts) or 1
+    unit = "characters" if limit is None else "tokens"
     found = []
     for place, count in enumerate(counts):
         height = 170 * count / top
@@ -71,15 +81,14 @@ def bars(width: int, counts: list[int], limit: int) -> Bars:
                 "y": f"{190 - height:.1f}",
                 "width": f"{step - 2:.1f}",
                 "height": f"{height:.1f}",
-                "over": place * width >= limit,
-                "words": f"{place * width:,} tokens or more: {count:,}"
-                if open_end
-                else f"{place * width:,} to {(place + 1) * width - 1:,} tokens: {count:,}",
+                "over": limit is not None and place * width >= limit,
+                "range": f"{place * width:,} {unit} or more" if open_end else f"{place * width:,} to {(place + 1) * width - 1:,} {unit}",
+                "count": count,
             }
         )
-    at = limit / width * step
+    at = limit / width * step if limit is not None else None
     ticks = [(place * step, place * width) for place in range(0, len(counts), 5)]
-    return Bars(found, at if at <= 520 else None, ticks)
+    return Bars(found, at if at is not None and at <= 520 else None, ticks)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.datasets.tokens import row_of
 from worker.rows import read, to_trl
 
 pytestmark = [
@@ -57,9 +58,10 @@ def count(folder: Path, rows: Path, shape: str, model: Path, number: int) -> tup
 
     out = folder / "tokens-x.npy"
     result = main(
-        {"rows": str(rows), "count": number, "shape": shape, "tokenizer": str(model), "out": str(out), "shown_rows": 50}, Report()
+        {"rows": str(rows), "count": number, "shape": shape, "tokenizer": str(model), "out": str(out), "kept_tokens": 10**6}, Report()
     )
-    return np.load(out), json.loads(out.with_suffix(".json").read_text()), result
+    assert result["shown_rows"] == number
+    return np.load(out), [row_of(out, each) for each in range(1, number + 1)], result
 
 
 @pytest.mark.parametrize("template", [True, False], ids=["template", "plain"])
@@ -143,3 +145,29 @@ def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Failed, match="tokenizer"):
         count(tmp_path, write(tmp_path, PAIRS), "prompt_completion", tmp_path / "empty", len(PAIRS))
+
+
+def test_letters_that_several_tokens_share_are_put_together(tmp_path: Path) -> None:
+    """Every row is kept token by token, until there are too many; what the model reads is the text, letter for letter."""
+    from app.datasets.views import rendered
+    from worker.count_tokens import main
+    from worker.reporting import Report
+
+    rows = [{"prompt": f"Wo ist {n}? 日本 🙂", "completion": f"Ünïcödé {n} 🙂"} for n in range(9)]
+    file, out = write(tmp_path, rows), tmp_path / "tokens-x.npy"
+    spec = {
+        "rows": str(file),
+        "count": 9,
+        "shape": "prompt_completion",
+        "tokenizer": str(model_folder(tmp_path, template=True)),
+        "out": str(out),
+    }
+    assert main({**spec, "kept_tokens": 10**6}, Report())["shown_rows"] == 9
+    row = row_of(out, 8)
+    assert any("\ufffd" in token["text"] for token in row["tokens"])
+    (asked, prompt), (trained, answer) = rendered(row["tokens"])
+    assert (asked, trained) == (False, True)
+    assert prompt == "<|im_start|>user\nWo ist 7? 日本 🙂<|im_end|>\n<|im_start|>assistant\n" and answer == "Ünïcödé 7 🙂<|im_end|>\n"
+    few = main({**spec, "kept_tokens": 3 * len(row["tokens"])}, Report())["shown_rows"]
+    assert few == 3 and row_of(out, 3)["tokens"]
+    assert not [left for left in tmp_path.iterdir() if left.name.startswith(".")]
