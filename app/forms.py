@@ -89,12 +89,12 @@ def groups(
 
 def _field(params: type[BaseModel], prefix: str, name: str, schema: dict[str, Any], value: Any, error: str | None, hint: Any) -> Field:
     kinds = schema.get("anyOf", [schema])
-    typed = next(each for each in kinds if each.get("type") != "null")
+    declared_type = next(each for each in kinds if each.get("type") != "null")
     declared = params.model_fields[name].get_default(call_default_factory=True, validated_data={})
-    default = _typed(hint if declared is None and hint is not None else declared)
-    integer = typed.get("type") == "integer"
-    kind: Kind = "choice" if "enum" in typed else _KINDS.get(typed.get("type", ""), "text")
-    shown = _typed(value)
+    default = typed(hint if declared is None and hint is not None else declared)
+    integer = declared_type.get("type") == "integer"
+    kind: Kind = "choice" if "enum" in declared_type else _KINDS.get(declared_type.get("type", ""), "text")
+    shown = typed(value)
     return Field(
         id=f"{prefix}.{name}",
         name=name,
@@ -104,9 +104,9 @@ def _field(params: type[BaseModel], prefix: str, name: str, schema: dict[str, An
         value=shown,
         default=default,
         optional=len(kinds) > 1,
-        choices=tuple(str(choice) for choice in typed.get("enum", ())),
-        minimum=_limit(typed, "minimum", "exclusiveMinimum"),
-        maximum=_limit(typed, "maximum", "exclusiveMaximum"),
+        choices=tuple(str(choice) for choice in declared_type.get("enum", ())),
+        minimum=_limit(declared_type, "minimum", "exclusiveMinimum"),
+        maximum=_limit(declared_type, "maximum", "exclusiveMaximum"),
         step="1" if integer else "any",
         advanced=bool(schema.get("advanced")),
         error=error,
@@ -125,8 +125,8 @@ def _words(name: str) -> str:
     return re.sub(r"_+", " ", name).strip().capitalize()
 
 
-def _typed(value: Any) -> str:
-    """A value as people type it into a form."""
+def typed(value: Any) -> str:
+    """A value as people type it into a form; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

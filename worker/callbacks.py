@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from worker import sampling
 from worker.reporting import Report
 from worker.sampling import Question
+from worker.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Reporter(TrainerCallback):
         self.trainer: Any = None
         self.nonfinite = 0
         self.offset = progress.tokens
+        self.usage = Usage()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.report.send("total", steps=state.max_steps)
@@ -92,6 +94,7 @@ class Reporter(TrainerCallback):
             self._check(0, "before")
         self.report.phase("Training")
         self.progress.begin()
+        self.usage.start(Path(args.output_dir))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.step_loss = None
@@ -102,6 +105,9 @@ class Reporter(TrainerCallback):
         finite = self._is_finite()  # waits for the device, so that the clock stops when the step is really over
         self.progress.clock.stop()
         self.report.send("step", step=step)
+        used = self.usage.take(last=last)
+        if used:
+            self.report.send("metrics", step=step, values=used)
         control.should_save = control.should_save or last
         if self.report.pause_asked.is_set() and not last:
             self.progress.paused = True

@@ -16,7 +16,6 @@ from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, StudioError
 from app.methods.base import Objective
-from app.runs import service as runs
 from app.runs.schemas import RunCreate
 from app.tuners.base import Tuner
 from app.words import plain_words
@@ -123,31 +122,12 @@ def _known(values: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def from_link(session: Session, workspace_id: str, query: Mapping[str, str]) -> Draft:
-    """The draft a link asks for: like the run `from`, or with some fields filled in.
-
-    Raises:
-        NotFound: there is no such run.
-    """
+    """The draft a link asks for, with some fields filled in."""
     named: dict[str, Any] = {
         name: query[name][:200] for name in ("method", "tuner", "checkpoint", "dataset", "eval_dataset") if name in query
     }
     draft = Draft(**named)
-    if query.get("from"):
-        run = runs.get(session, workspace_id, query["from"])
-        draft = Draft(
-            method=run.method,
-            tuner=run.tuner,
-            checkpoint=run.checkpoint_id,
-            dataset=run.dataset_id,
-            eval_dataset=run.eval_dataset_id or "",
-            name=f"{run.name[:190]} (copy)",
-            seed=str(run.seed),
-            tags=", ".join(run.tags),
-            parent_run=run.id,
-            params=dict(run.params),
-            tuner_params=dict(run.tuner_params),
-        )
-    if draft.dataset and not query.get("method") and not query.get("from"):
+    if draft.dataset and not query.get("method"):
         draft.method = _method_for(session, workspace_id, draft.dataset) or draft.method
     return draft
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from fastapi import Depends, Request, Response
 from sqlalchemy.orm import Session
 
 from app import methods, tuners
 from app.accounts.schemas import Principal
-from app.errors import Invalid, StudioError
+from app.errors import Invalid, NotFound, StudioError
 from app.forms import errors_of
 from app.plans import draft as drafts
-from app.plans import service
+from app.plans import service, sources
 from app.plans.draft import Draft
 from app.runs import service as runs
+from app.runs import written
 from app.runs.schemas import RunCreate
-from app.web import ReadSession, Writer, WriteSession, hx_redirect, is_partial, page, pages_router
+from app.web import ReadSession, Writer, WriteSession, hx_redirect, is_partial, page, pages_router, settings_of
 
 router = pages_router()
 
@@ -35,8 +36,14 @@ Posted = Annotated[dict[str, str], Depends(posted_form)]
 
 @router.get("/runs/new")
 def new_run(request: Request, who: Writer, session: ReadSession) -> Response:
-    """The empty form, or one like the run `from`, or with what the link names filled in."""
-    draft = drafts.from_link(session, who.workspace_id, request.query_params)
+    """The form: empty, like the run `from`, to go on with a checkpoint of the run `parent`, or with what the link names filled in."""
+    query = request.query_params
+    if query.get("from"):
+        draft = sources.like(runs.get(session, who.workspace_id, query["from"]))
+    elif query.get("parent"):
+        draft = sources.further(runs.get(session, who.workspace_id, query["parent"]), query.get("checkpoint", "")[:200])
+    else:
+        draft = drafts.from_link(session, who.workspace_id, query)
     return _form(request, who, session, draft, {})
 
 
@@ -60,28 +67,63 @@ def fields(request: Request, who: Writer, session: WriteSession, posted: Posted)
     return _form(request, who, session, drafts.from_post(posted), {}, status=200)
 
 
-@router.post("/runs/new/plan")
-def plan(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
-    """What the run would do and take, as the form stands."""
-    draft = drafts.from_post(posted)
+@router.post("/runs/new/yaml")
+def fill_from_yaml(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
+    """The fields as pasted YAML has them; what cannot be used comes back at its field, and YAML that cannot be read in a sentence."""
+    try:
+        draft = sources.from_yaml(session, who.workspace_id, posted.get("yaml", ""))
+    except Invalid as error:
+        if is_partial(request):
+            return page(request, "runs/_paste_problem.html", who, status=422, problem=error.message)
+        raise
+    answer = _form(request, who, session, draft, _check(session, who.workspace_id, draft), status=200)
+    answer.headers["HX-Trigger"] = "filled"
+    return answer
+
+
+def _check(session: Session, workspace_id: str, draft: Draft) -> dict[str, str]:
+    """What is wrong in a draft, by field."""
     try:
         asked = draft.request()
-        found = service.plan(session, who.workspace_id, asked)
+        service.plan(session, workspace_id, asked)
     except StudioError as error:
         if error.status >= 500:
             raise
-        words = list(_errors(error).values())
-        return page(request, "runs/_plan.html", who, plan=None, problems=words, yaml="")
-    return page(request, "runs/_plan.html", who, plan=found, problems=[], yaml=_as_yaml(draft, asked))
+        return _errors(error)
+    return {}
 
 
-def _as_yaml(draft: Draft, asked: RunCreate) -> str:
-    """The run as a file for the command line; what was typed as text becomes numbers."""
-    values = asked.model_dump(exclude_defaults=True, exclude_none=True)
+@router.post("/runs/new/plan")
+def plan(request: Request, who: Writer, session: WriteSession, posted: Posted) -> Response:
+    """What the run would do and take, as the form stands; how it is started elsewhere, and how it differs from the run it was made from."""
+    draft = drafts.from_post(posted)
+    context: dict[str, Any] = {"plan": None, "problems": [], "starts": {}, "parent": None, "differences": []}
+    if draft.parent_run:
+        with contextlib.suppress(NotFound):
+            context["parent"] = parent = runs.get(session, who.workspace_id, draft.parent_run)
+            context["differences"] = sources.differences(session, draft, parent)
+    try:
+        asked = draft.request()
+        context["plan"] = service.plan(session, who.workspace_id, asked)
+        context["starts"] = _starts(request, draft, asked)
+    except StudioError as error:
+        if error.status >= 500:
+            raise
+        context["problems"] = list(_errors(error).values())
+    return page(request, "runs/_plan.html", who, **context)
+
+
+def _starts(request: Request, draft: Draft, asked: RunCreate) -> dict[str, str]:
+    """The run as a file, a command and a call; what was typed as text becomes numbers."""
+    values = written.request_of(asked)
     for name, kind in (("params", draft.objective.params), ("tuner_params", draft.how.params)):
         if values.get(name):
             values[name] = kind.model_validate(values[name]).model_dump(include=set(values[name]))
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return {
+        "yaml": written.as_yaml(values),
+        "command": written.as_command(values),
+        "curl": written.as_curl(values, settings_of(request).address),
+    }
 
 
 def _errors(error: StudioError) -> dict[str, str]:

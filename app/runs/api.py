@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app import trackers
 from app.checkpoints import schemas as checkpoint_schemas
 from app.errors import Invalid
 from app.events import MAX_TOPICS, Hub, parse_cursors
 from app.metrics import service as metrics
-from app.runs import service
-from app.runs.schemas import RunCreate, RunDetail, RunOut, RunUpdate, event_out, log_out, run_detail, run_out, sample_out
-from app.web import Reader, ReadSession, Writer, WriteSession, api_router, idempotent, pages_router
+from app.runs import compare, service
+from app.runs.schemas import Comparison, RunCreate, RunDetail, RunOut, RunUpdate, event_out, log_out, run_detail, run_out, sample_out
+from app.web import Reader, ReadSession, Writer, WriteSession, api_router, download, idempotent, pages_router
 
 api = api_router("runs")
 stream = pages_router()
@@ -39,10 +40,14 @@ def list_runs(
     status: str | None = None,
     q: str | None = None,
     method: str | None = None,
+    tuner: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
     tag: str | None = None,
 ) -> dict[str, Any]:
-    """Runs of the workspace, newest first."""
-    runs = service.list_runs(session, who.workspace_id, limit=limit + 1, after=after, status=status, q=q, method=method, tag=tag)
+    """Runs of the workspace, newest first; `model` and `dataset` take a name or an id."""
+    asked = {"q": q, "method": method, "tuner": tuner, "model": model, "dataset": dataset, "tag": tag}
+    runs = service.list_runs(session, who.workspace_id, limit=limit + 1, after=after, status=status, **asked)
     places = service.queue_places(session) if any(run.status == "queued" for run in runs) else {}
     more = len(runs) > limit
     return {
@@ -50,6 +55,12 @@ def list_runs(
         "has_more": more,
         "next": runs[limit - 1].id if more else None,
     }
+
+
+@api.get("/runs/compare", response_model=Comparison)
+def compare_runs(who: Reader, session: ReadSession, runs: Annotated[str, Query(max_length=2000)]) -> Any:
+    """Two to eight runs side by side, their ids separated by commas: settings, last values of the metrics, and which run is best."""
+    return compare.facts(session, who.workspace_id, runs)
 
 
 @api.get("/runs/{run_id}", response_model=RunDetail)
@@ -125,10 +136,11 @@ def run_logs(
     run_id: str,
     after: str | None = None,
     level: str | None = None,
+    q: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=5_000)] = 500,
 ) -> dict[str, Any]:
-    """Log lines in order; `after` is the cursor of the last one seen."""
-    lines = service.logs(session, who.workspace_id, run_id, after=after, level=level, limit=limit + 1)
+    """Log lines in order; `after` is the cursor of the last one seen, `q` a text they hold."""
+    lines = service.logs(session, who.workspace_id, run_id, after=after, level=level, q=q, limit=limit + 1)
     shown = [log_out(line) for line in lines[:limit]]
     return {"data": shown, "has_more": len(lines) > limit, "next": shown[-1]["cursor"] if len(lines) > limit else None}
 
@@ -146,13 +158,20 @@ def run_checkpoints(who: Reader, session: ReadSession, run_id: str) -> dict[str,
     return {"data": [checkpoint_schemas.checkpoint_out(checkpoint) for checkpoint in found], "has_more": False, "next": None}
 
 
+@api.get("/runs/{run_id}/tensorboard", response_class=StreamingResponse)
+def run_tensorboard(who: Reader, session: ReadSession, run_id: str) -> StreamingResponse:
+    """The TensorBoard files of a run as a zip archive: every point up to its last checkpoint, or all once it has ended."""
+    run = service.get(session, who.workspace_id, run_id)
+    return download(trackers.zipped(run.id), f"{run.id}-tensorboard.zip", "application/zip")
+
+
 @api.get("/runs/{run_id}/events")
 def run_events(who: Reader, session: ReadSession, run_id: str) -> dict[str, Any]:
     """History of a run, oldest first."""
     return {"data": [event_out(event) for event in service.events(session, who.workspace_id, run_id)], "has_more": False, "next": None}
 
 
-def _topics(session: Any, workspace_id: str, topics: str) -> list[str]:
+def _topics(hub: Hub, session: Any, workspace_id: str, topics: str) -> list[str]:
     asked = list(dict.fromkeys(topic.strip() for topic in topics.split(",") if topic.strip()))
     if not asked or len(asked) > MAX_TOPICS:
         raise Invalid(f"Name 1 to {MAX_TOPICS} topics, such as run:ID or queue.", field="topics")
@@ -164,7 +183,7 @@ def _topics(session: Any, workspace_id: str, topics: str) -> list[str]:
             service.get(session, workspace_id, topic.removeprefix("run:"))
             found.append(topic)
         else:
-            raise Invalid(f"There is no topic “{topic}”. Topics are run:ID and queue.", field="topics")
+            found.append(hub.admit(session, workspace_id, topic))
     return found
 
 
@@ -181,7 +200,7 @@ def events(
 ) -> StreamingResponse:
     """Server-sent events of some topics. `Last-Event-ID` (or `after`) holds the cursor vector to go on from."""
     hub: Hub = request.app.state.hub
-    wanted = _topics(session, who.workspace_id, topics)
+    wanted = _topics(hub, session, who.workspace_id, topics)
     parts = hub.stream(wanted, parse_cursors(last_event_id or after), html=html)
     return StreamingResponse(parts, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 

@@ -89,7 +89,7 @@ class RunTopic:
             frames.append(Frame.of(whole, kind, data))
         return frames, run.seq
 
-    def fragment(self, session: Session, key: str) -> str:
+    def fragment(self, session: Session, key: str, after: int | None = None) -> str:
         """HTML of the run's live block."""
         return self._render(session, key) if self._render else ""
 
@@ -133,9 +133,11 @@ class QueueTopic:
         places = service.queue_places(session) if any(run.status == "queued" for run in runs) else {}
         return [Frame.of(cursor, "status", {"topic": "queue", "run": run_out(run, places.get(run.id))}) for run in runs], cursor
 
-    def fragment(self, session: Session, key: str) -> str:
-        """HTML of the rows that moved."""
-        moved = self._moved.pop(key, set())
-        if not self._render or not moved:
+    def fragment(self, session: Session, key: str, after: int | None = None) -> str:
+        """HTML of the rows that moved: since they were last shown to everybody, or since a cursor."""
+        if not self._render:
             return ""
-        return self._render(session, key, list(session.scalars(select(Run).where(Run.id.in_(moved)).order_by(Run.id))))
+        if after is not None:
+            return self._render(session, key, self._since(session, key, after))
+        moved = self._moved.pop(key, set())
+        return self._render(session, key, list(session.scalars(select(Run).where(Run.id.in_(moved)).order_by(Run.id)))) if moved else ""

@@ -1,98 +1,31 @@
-"""The pages of runs: the live list, a run with its tabs, the jump palette, and the forms that steer runs."""
+"""The pages of runs: a run with its tabs, and the forms that steer runs; the list and comparisons are beside this."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
+from app import trackers
 from app.accounts.schemas import Principal
-from app.errors import Invalid
+from app.errors import Conflict, Invalid
 from app.metrics import service as metrics
-from app.runs import service, tabs, views
-from app.runs.schemas import ENDED, STATUSES, RunUpdate
+from app.runs import pages_compare, pages_list, service, tabs, views
+from app.runs.schemas import ENDED, RunUpdate
 from app.runs.tables import Run
-from app.web import Reader, ReadSession, Writer, WriteSession, hx_redirect, is_partial, page, pages_router, see_other, templates
+from app.web import Reader, ReadSession, Writer, WriteSession, download, hx_redirect, is_partial, page, pages_router, see_other, templates
 
 router = pages_router()
+for _part in (pages_list, pages_compare):  # before the pages of one run, whose address would take theirs for an id
+    router.routes.extend(_part.router.routes)
 
-PAGE_ROWS = 50
-PALETTE_ROWS = 8
-PALETTE_PAGES = (
-    ("/runs/new", "New run", "plus", "C"),
-    ("/runs", "Runs", "activity", "G R"),
-    ("/datasets", "Datasets", "database", "G D"),
-    ("/models", "Models", "box", "G M"),
-    ("/settings", "Settings", "settings", "G S"),
-    ("/docs", "REST interface", "book-open", ""),
-)
+MOST_TYPED = 100_000
 Text = Annotated[str, Query(max_length=200)]
-
-
-# --- the list -------------------------------------------------------------------------------------------------------------
-
-
-@router.get("/runs")
-def list_runs(
-    request: Request,
-    who: Reader,
-    session: ReadSession,
-    q: Text = "",
-    status: Text = "",
-    method: Text = "",
-    tag: Text = "",
-    after: Text = "",
-) -> HTMLResponse:
-    """Runs, newest first; htmx gets the table's body and the counts."""
-    q, status = q.strip(), status if status in STATUSES else ""
-    asked = {"q": q or None, "method": method or None, "tag": tag or None}
-    found = service.list_runs(session, who.workspace_id, limit=PAGE_ROWS + 1, after=after or None, status=status or None, **asked)
-    counts = service.counts(session, who.workspace_id, **asked)
-    context: dict[str, Any] = {
-        "rows": views.rows(session, found[:PAGE_ROWS]),
-        "older": found[PAGE_ROWS - 1].id if len(found) > PAGE_ROWS else None,
-        "counts": {name: counts[name] for name in STATUSES if counts.get(name)},
-        "filters": {"q": q, "status": status, "method": method, "tag": tag},
-        "after": after,
-    }
-    if is_partial(request):
-        return page(request, "runs/_results.html", who, **context)
-    if not found and not any((q, status, method, tag, after)):
-        return page(request, "runs/start.html", who)
-    return page(request, "runs/list.html", who, may_write=_may_write(who), **context)
-
-
-@router.get("/runs/overlay")
-def overlay(who: Reader, run: Annotated[list[str], Query(max_length=8)]) -> Response:
-    """The page of the first chosen run, with the curves of the others over its own."""
-    return see_other(f"/runs/{run[0]}" + (f"?with={','.join(run[1:])}" if run[1:] else ""))
-
-
-@router.post("/runs/delete")
-def delete_chosen(request: Request, who: Writer, session: WriteSession, run: Annotated[list[str], Form()]) -> Response:
-    """Delete the chosen runs, all or none."""
-    for run_id in run:
-        service.delete(session, who.workspace_id, run_id)
-    return hx_redirect(request, "/runs")
-
-
-@router.get("/palette")
-def palette(request: Request, who: Reader, session: ReadSession, q: Text = "") -> HTMLResponse:
-    """Pages and runs whose name holds what was typed."""
-    q = q.strip()
-    return page(
-        request,
-        "runs/_palette.html",
-        who,
-        q=q,
-        pages=[each for each in PALETTE_PAGES if q.lower() in each[1].lower() and (each[0] != "/runs/new" or _may_write(who))],
-        runs=service.list_runs(session, who.workspace_id, limit=PALETTE_ROWS, q=q or None),
-    )
 
 
 # --- one run --------------------------------------------------------------------------------------------------------------
@@ -117,6 +50,13 @@ def show_run(request: Request, who: Reader, session: ReadSession, run_id: str, t
         is_over=run.status in ENDED,
         **context,
     )
+
+
+@router.get("/runs/{run_id}/tensorboard.zip")
+def tensorboard_zip(who: Reader, session: ReadSession, run_id: str) -> StreamingResponse:
+    """The TensorBoard files of a run as an archive."""
+    run = service.get(session, who.workspace_id, run_id)
+    return download(trackers.zipped(run.id), f"{run.id}-tensorboard.zip", "application/zip")
 
 
 @router.get("/runs/{run_id}/metrics.csv")
@@ -183,22 +123,51 @@ def delete(request: Request, who: Writer, session: WriteSession, run_id: str) ->
 
 @router.post("/runs/{run_id}/edit")
 def edit(
+    request: Request,
     who: Writer,
     session: WriteSession,
     run_id: str,
-    name: Annotated[str, Form(max_length=200)] = "",
-    tags: Annotated[str, Form(max_length=1000)] = "",
-    notes: Annotated[str, Form(max_length=10_000)] = "",
+    name: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
+    tags: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
+    notes: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
     version: Annotated[int | None, Form()] = None,
+    tab: Annotated[str, Form(max_length=20)] = "",
 ) -> Response:
-    """Change name, tags and notes."""
-    listed = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    if len(listed) > 20:
-        raise Invalid("A run has at most 20 tags.", field="tags")
-    if not name.strip():
+    """Change name, tags and notes; what the form leaves out stays. After a conflict both versions are shown, and nothing is lost."""
+    run = service.get(session, who.workspace_id, run_id)
+    typed = {key: value for key, value in (("name", name), ("tags", tags), ("notes", notes)) if value is not None}
+    try:
+        service.update(session, who.workspace_id, run_id, _edits(typed, version))
+    except (Conflict, Invalid) as error:
+        template = "runs/_edit_form.html" if "notes" in typed else "runs/_rename.html"
+        context = {"run": run, "typed": typed, "error": error, "tab": tab, "may_write": True}
+        if is_partial(request):
+            return page(request, template, who, status=error.status, **context)
+        return page(request, "runs/edit.html", who, status=error.status, **{**context, "typed": {**_as_typed(run), **typed}})
+    return hx_redirect(request, f"/runs/{run_id}" + (f"?tab={tab}" if tab in tabs.TABS and tab != "charts" else ""))
+
+
+def _as_typed(run: Run) -> dict[str, str]:
+    return {"name": run.name, "tags": ", ".join(run.tags), "notes": run.notes}
+
+
+def _edits(typed: dict[str, str], version: int | None) -> RunUpdate:
+    """The change that a form asks for.
+
+    Raises:
+        Invalid: a field cannot be used; the message says why.
+    """
+    listed = [tag.strip() for tag in typed["tags"].split(",") if tag.strip()] if "tags" in typed else None
+    if listed is not None and len(listed) > 20:
+        raise Invalid(f"A run has at most 20 tags; these are {len(listed)}.", field="tags")
+    name, notes = typed.get("name"), typed.get("notes")
+    if name is not None and not name.strip():
         raise Invalid("Give the run a name with at least one visible character.", field="name")
-    service.update(session, who.workspace_id, run_id, RunUpdate(name=name, tags=listed, notes=notes, version=version))
-    return see_other(f"/runs/{run_id}")
+    if name is not None and len(name) > 200:
+        raise Invalid(f"A name has at most 200 characters; this one has {len(name):,}.", field="name")
+    if notes is not None and len(notes) > 10_000:
+        raise Invalid(f"Notes have at most 10,000 characters; these have {len(notes):,}.", field="notes")
+    return RunUpdate(name=name, tags=listed, notes=notes, version=version)
 
 
 def _may_write(who: Principal) -> bool:

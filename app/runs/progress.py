@@ -16,6 +16,7 @@ from app.leases import Claim
 from app.metrics import service as metrics
 from app.runs import service
 from app.runs.tables import Run, RunEvent, RunLog, RunSample
+from app.workers.tables import Worker
 
 POISON = 5
 """Attempts in a row without a newly committed checkpoint after which a run is not tried again."""
@@ -75,12 +76,26 @@ def begin(session: Session, mine: Claim, resume_step: int, child: str | None = N
     run.started_at = run.started_at or now()
     run.finished_at = None
     if run.attempt == 1:
-        service.add_event(session, run, "started", "A worker took the run.")
+        service.add_event(session, run, "started", "A worker took the run.", **_where(session, mine))
     else:
         where = f"at step {resume_step}, from its checkpoint" if resume_step else "at the beginning, since no checkpoint was committed yet"
-        service.add_event(session, run, "attempt", f"Attempt {run.attempt} goes on {where}.", step=resume_step, truncate=resume_step)
+        service.add_event(
+            session,
+            run,
+            "attempt",
+            f"Attempt {run.attempt} goes on {where}.",
+            step=resume_step,
+            truncate=resume_step,
+            **_where(session, mine),
+        )
     session.flush()
     return run
+
+
+def _where(session: Session, mine: Claim) -> dict[str, str]:
+    """Worker and host of an attempt, for the history: the lease is gone when it is over."""
+    worker = session.get(Worker, mine.owner.partition("/")[0])
+    return {"worker": mine.owner.partition("/")[0], **({"host": worker.host.partition("/")[0]} if worker else {})}
 
 
 def set_child(session: Session, mine: Claim, child: str) -> None:

@@ -103,6 +103,52 @@ class RunDetail(RunOut):
     adjustments: dict[str, Any]
 
 
+class ComparedRun(BaseModel):
+    """One of the runs of a comparison."""
+
+    id: str
+    name: str
+    status: Status
+    method: str
+    tuner: str
+    step: int
+    total_steps: int | None
+    is_over: bool
+
+
+class ComparedSetting(BaseModel):
+    """One setting of all the runs, in their order; null where a run has no such setting."""
+
+    name: str
+    values: list[Any]
+    differs: bool
+
+
+class ComparedMetric(BaseModel):
+    """The last value of one metric in all the runs, in their order; null where there is none, or none that is a number."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    direction: Literal["down", "up"] | None
+    """Whether less or more is better."""
+    values: list[float | None]
+    best: int | None
+    """Place of the best run, from 0; null where none is better."""
+
+
+class Comparison(BaseModel):
+    """Several runs side by side."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    runs: list[ComparedRun]
+    gone: list[str]
+    """Ids that were asked for and do not exist (any more)."""
+    config: list[ComparedSetting]
+    metrics: list[ComparedMetric]
+
+
 def run_out(run: Run, queue_place: int | None = None) -> dict[str, Any]:
     """The fields of `RunOut` of a run, ready for JSON."""
     latest = run.latest or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app import leases, queue, storage
@@ -15,9 +15,15 @@ from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, NotFound
 from app.methods import service as methods
-from app.runs.schemas import ACTIVE, ENDED, STATUSES, RunCreate, RunUpdate
+from app.runs.listing import count_active as count_active
+from app.runs.listing import counts as counts
+from app.runs.listing import list_runs as list_runs
+from app.runs.listing import queue_place as queue_place
+from app.runs.listing import queue_places as queue_places
+from app.runs.schemas import ACTIVE, ENDED, RunCreate, RunUpdate
 from app.runs.tables import Run, RunEvent, RunLog, RunSample
 from app.settings import get_settings
+from app.webhooks import service as webhooks
 
 
 def touch(session: Session, run: Run) -> int:
@@ -51,6 +57,7 @@ def set_status(session: Session, run: Run, status: str, reason: str | None = Non
         run.phase = run.child = None
     if status in ENDED:
         run.finished_at = now()
+        webhooks.run_ended(session, run)
     touch(session, run)
 
 
@@ -144,76 +151,6 @@ def clean_tags(tags: list[str]) -> list[str]:
     return list(dict.fromkeys(tag for tag in cleaned if tag))
 
 
-def _filtered(query: Select[Any], workspace_id: str, status: str | None, q: str | None, method: str | None, tag: str | None) -> Select[Any]:
-    query = query.where(Run.workspace_id == workspace_id)
-    if status:
-        if status not in STATUSES:
-            raise Invalid(f"There is no status “{status}”. Known are {', '.join(STATUSES)}.", field="status")
-        query = query.where(Run.status == status)
-    if method:
-        query = query.where(Run.method == method)
-    if q:
-        pattern = f"%{q.lower().replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
-        fields: list[ColumnElement[Any]] = [
-            func.lower(Run.name),
-            func.lower(Run.method),
-            func.lower(Dataset.name),
-            func.lower(Checkpoint.name),
-        ]
-        query = query.join(Dataset, Run.dataset_id == Dataset.id).join(Checkpoint, Run.checkpoint_id == Checkpoint.id)
-        query = query.where(or_(*(field.like(pattern, escape="!") for field in fields)))
-    if tag:
-        query = query.where(cast(Run.tags, String).contains(f'"{tag}"', autoescape=True))
-    return query
-
-
-def list_runs(
-    session: Session,
-    workspace_id: str,
-    *,
-    limit: int = 50,
-    after: str | None = None,
-    status: str | None = None,
-    q: str | None = None,
-    method: str | None = None,
-    tag: str | None = None,
-) -> list[Run]:
-    """Runs of the workspace, newest first, at most `limit` of those older than the run `after`."""
-    query = _filtered(select(Run), workspace_id, status, q, method, tag)
-    if after:
-        query = query.where(Run.id < after)
-    return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
-
-
-def counts(
-    session: Session, workspace_id: str, *, q: str | None = None, method: str | None = None, tag: str | None = None
-) -> dict[str, int]:
-    """How many runs the workspace has in each status."""
-    counted: Any = select(Run.status, func.count())
-    query = _filtered(counted, workspace_id, None, q, method, tag).group_by(Run.status)
-    return {status: count for status, count in session.execute(query)}
-
-
-def count_active(session: Session, workspace_id: str) -> int:
-    """How many runs of the workspace a worker holds now; cheap, since every page shows it."""
-    query = select(func.count()).select_from(Run).where(Run.status.in_(ACTIVE), Run.workspace_id == workspace_id)
-    return int(session.scalar(query) or 0)
-
-
-def queue_places(session: Session) -> dict[str, int]:
-    """Place in the queue (1 is next) of every waiting run."""
-    ids = session.scalars(select(Run.id).where(Run.status == "queued").order_by(Run.priority.desc(), Run.id))
-    return {run_id: place for place, run_id in enumerate(ids, start=1)}
-
-
-def queue_place(session: Session, run: Run) -> int | None:
-    """Place of one run in the queue; None when it does not wait."""
-    if run.status != "queued":
-        return None
-    before = or_(Run.priority > run.priority, (Run.priority == run.priority) & (Run.id < run.id))
-    return 1 + int(session.scalar(select(func.count()).select_from(Run).where(Run.status == "queued", before)) or 0)
-
-
 def cancel(session: Session, workspace_id: str, run_id: str) -> Run:
     """Stop a run for good; its committed checkpoints stay. Asking twice changes nothing."""
     run = get(session, workspace_id, run_id, lock=True)
@@ -293,7 +230,8 @@ def update(session: Session, workspace_id: str, run_id: str, change: RunUpdate) 
     """
     run = get(session, workspace_id, run_id, lock=True)
     if change.version is not None and change.version != run.version:
-        raise Conflict("Somebody changed this run meanwhile. Load it again and repeat your change.", details={"version": run.version})
+        now_there = {"version": run.version, "name": run.name, "tags": run.tags, "notes": run.notes, "priority": run.priority}
+        raise Conflict("Somebody changed this run meanwhile. Look at both versions and repeat your change.", details=now_there)
     if change.name is not None:
         run.name = clean_name(change.name)
     if change.tags is not None:
@@ -355,25 +293,42 @@ def logs(
     *,
     after: str | None = None,
     level: str | None = None,
+    q: str | None = None,
     limit: int = 500,
     newest: bool = False,
+    up_to: str | None = None,
 ) -> list[RunLog]:
-    """Log lines in order, after a cursor `seq.number`; with `newest` the last ones."""
+    """Log lines in order, after a cursor `seq.number`; with `newest` the last ones, with `up_to` the last ones to that cursor.
+
+    Args:
+        q: only lines that hold this text, whatever its case.
+    """
     get(session, workspace_id, run_id)
     query = select(RunLog).where(RunLog.run_id == run_id)
     if after:
-        seq, _, number = after.partition(".")
-        if not (seq.isdigit() and (number or "0").isdigit()):
-            raise Invalid("“after” is a cursor such as 12.3 from an earlier answer.", field="after")
-        query = query.where(or_(RunLog.seq > int(seq), (RunLog.seq == int(seq)) & (RunLog.number > int(number or 0))))
+        seq, number = _log_cursor(after, "after")
+        query = query.where(or_(RunLog.seq > seq, (RunLog.seq == seq) & (RunLog.number > number)))
+    if up_to:
+        seq, number = _log_cursor(up_to, "at")
+        query = query.where(or_(RunLog.seq < seq, (RunLog.seq == seq) & (RunLog.number <= number)))
+    if q:
+        pattern = f"%{q.lower().replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
+        query = query.where(func.lower(RunLog.text).like(pattern, escape="!"))
     if level:
         order = ["debug", "info", "warning", "error"]
         if level not in order:
             raise Invalid(f"There is no level “{level}”. Known are {', '.join(order)}.", field="level")
         query = query.where(RunLog.level.in_(order[order.index(level) :]))
-    if newest:
+    if newest or up_to:
         return list(session.scalars(query.order_by(RunLog.seq.desc(), RunLog.number.desc()).limit(limit)))[::-1]
     return list(session.scalars(query.order_by(RunLog.seq, RunLog.number).limit(limit)))
+
+
+def _log_cursor(text: str, field: str) -> tuple[int, int]:
+    seq, _, number = text.partition(".")
+    if not (seq.isdecimal() and (number or "0").isdecimal() and len(text) < 30):
+        raise Invalid(f"“{field}” is a cursor such as 12.3 from an earlier answer.", field=field)
+    return int(seq), int(number or 0)
 
 
 def samples(session: Session, workspace_id: str, run_id: str) -> list[RunSample]:

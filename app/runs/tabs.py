@@ -1,4 +1,4 @@
-"""The tabs of a run's page: charts, samples, logs, config, checkpoints, history. Each gives the context of its template."""
+"""The tabs of a run's page: charts, samples, logs, config, checkpoints, system, history. Each gives the context of its template."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app import methods, storage, tuners
 from app.rendering import NOTHING, number
-from app.runs import service
+from app.runs import compare, listing, service, written
 from app.runs.tables import Run, RunSample
+from app.settings import get_settings
 
 TABS = {
     "charts": "Charts",
@@ -22,6 +22,7 @@ TABS = {
     "logs": "Logs",
     "config": "Config",
     "checkpoints": "Checkpoints",
+    "system": "System",
     "history": "History",
 }
 LEVELS = ("debug", "info", "warning", "error")
@@ -48,6 +49,7 @@ def context(session: Session, run: Run, tab: str, query: dict[str, str]) -> dict
         "logs": logs,
         "config": config,
         "checkpoints": checkpoints,
+        "system": system,
         "history": history,
     }
     return make[tab](session, run, query)
@@ -90,10 +92,19 @@ def _chosen(asked: str | None, steps: list[int], otherwise: int) -> int:
 
 
 def logs(session: Session, run: Run, query: dict[str, str]) -> dict[str, Any]:
-    """The newest lines; what is older is in the download."""
-    level = query.get("level", "info")
-    lines = service.logs(session, run.workspace_id, run.id, limit=LINES, newest=True)
-    return {"lines": lines, "levels": LEVELS, "level": level if level in LEVELS else "info", "is_cut": len(lines) == LINES}
+    """The newest lines, those around the line `at`, or those that hold the text `q`; the download has all."""
+    level, q, at = query.get("level", "info"), query.get("q", "").strip()[:200], query.get("at", "")
+    lines = service.logs(session, run.workspace_id, run.id, q=q or None, limit=LINES, newest=not at, up_to=at or None)
+    if at:
+        lines += service.logs(session, run.workspace_id, run.id, q=q or None, after=at, limit=LINES // 2)
+    return {
+        "lines": lines,
+        "levels": LEVELS,
+        "level": level if level in LEVELS else "info",
+        "is_cut": len(lines) >= LINES,
+        "q": q,
+        "at": at,
+    }
 
 
 def checkpoints(session: Session, run: Run, query: dict[str, str]) -> dict[str, Any]:
@@ -118,22 +129,59 @@ def history(session: Session, run: Run, query: dict[str, str]) -> dict[str, Any]
 
 
 def config(session: Session, run: Run, query: dict[str, str]) -> dict[str, Any]:
-    """Settings as they are, against the defaults; everything as it was resolved; the request that makes the run again."""
+    """Settings as they are, against the defaults or against another run; as resolved; and the request that makes the run again."""
     method, tuner = methods.registry().get(run.method), tuners.registry().get(run.tuner)
     groups = {
         method.title if method else run.method: settings(run.params, method.params if method else None),
         tuner.title if tuner else run.tuner: settings(run.tuner_params, tuner.params if tuner else None),
     }
-    request = service.as_request(run).model_dump(exclude_none=True, exclude={"parent_run"})
-    for part in ("params", "tuner_params"):
-        request[part] = {name: value for name, value in request[part].items() if value is not None}
+    request = written.request_of(service.as_request(run))
+    request.pop("parent_run", None)
+    other = listing.existing(session, run.workspace_id, [query["against"]]) if query.get("against") else []
     return {
         "groups": {title: listed for title, listed in groups.items() if listed},
         "only_changed": bool(query.get("changed")),
         "resolved": flat({**(run.resolved or {}), **({"adjustments": run.adjustments} if run.adjustments else {})}),
-        "yaml": yaml.safe_dump(request, sort_keys=False, allow_unicode=True),
+        "starts": {
+            "YAML": written.as_yaml(request),
+            "Command": written.as_command(request),
+            "curl": written.as_curl(request, get_settings().address),
+        },
+        "against": other[0] if other else None,
+        "against_gone": bool(query.get("against")) and not other,
+        "others": [each for each in service.list_runs(session, run.workspace_id, limit=OTHERS + 1) if each.id != run.id],
+        "differing": [row for row in compare.config(session, [run, *other]) if row.differs] if other else [],
+        "shown": shown,
         "seed": run.seed,
     }
+
+
+def system(session: Session, run: Run, query: dict[str, str]) -> dict[str, Any]:
+    """What the run was made on, and what it used of it."""
+    resolved = run.resolved or {}
+    begun = next((event for event in reversed(service.events(session, run.workspace_id, run.id)) if "worker" in event.data), None)
+    where = begun.data if begun else {}
+    facts = {
+        "Host": where.get("host"),
+        "Worker": where.get("worker"),
+        "Device": resolved.get("device_name") or resolved.get("device"),
+        "Threads": resolved.get("threads"),
+        "Precision": _precision(resolved),
+        "Allocator": resolved.get("allocator"),
+        "Attempts": run.attempt or None,
+    }
+    used = {name.removeprefix("system/"): value for name, value in run.latest.items() if name.startswith("system/")}
+    return {
+        "facts": {name: shown(value) for name, value in facts.items() if value is not None},
+        "versions": {name: str(value) for name, value in (resolved.get("versions") or {}).items()},
+        "used": used,
+        "peak": run.latest.get("memory_bytes"),
+    }
+
+
+def _precision(resolved: dict[str, Any]) -> str | None:
+    parts = [resolved.get("weights"), resolved.get("autocast") and f"autocast {resolved['autocast']}"]
+    return ", ".join(str(part) for part in parts if part) or resolved.get("dtype")
 
 
 def settings(values: dict[str, Any], model: type[BaseModel] | None) -> list[Setting]:

@@ -16,6 +16,7 @@ from app.metrics import service as metrics
 from app.rendering import NOTHING, bytes_, compact, number
 from app.runs import service
 from app.runs.schemas import ENDED
+from app.runs.summary import Summary, summary
 from app.runs.tables import Run, RunSample
 from app.settings import get_settings
 from app.workers import service as workers
@@ -93,6 +94,7 @@ class Live:
     waits_for: str | None
     """Why nothing happens although the run waits, such as no worker."""
     outcome: Outcome | None
+    summary: Summary | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -157,6 +159,7 @@ def live(session: Session, run: Run) -> Live:
         words=sentences(run.reason) if run.reason else None,
         waits_for=_waits_for(session, run),
         outcome=outcome(session, run),
+        summary=summary(session, run),
         counts={
             "samples": session.scalar(select(func.count(func.distinct(RunSample.step))).where(RunSample.run_id == run.id)) or 0,
             "checkpoints": session.scalar(select(func.count()).where(Checkpoint.run_id == run.id, Checkpoint.status == "ready")) or 0,

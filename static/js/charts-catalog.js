@@ -23,6 +23,15 @@ const TITLES = /** @type {Record<string, string>} */ ({
   "logps/rejected": "Log-probability of rejected",
   "logits/chosen": "Logits of chosen",
   "logits/rejected": "Logits of rejected",
+  "system/cpu_percent": "Processor, trainer",
+  "system/rss_bytes": "Memory, trainer",
+  "system/host_cpu_percent": "Processor, whole machine",
+  "system/host_memory_bytes": "Memory, whole machine",
+  "system/gpu_percent": "GPU",
+  "system/gpu_memory_bytes": "GPU memory",
+  "system/gpu_power_watts": "GPU power",
+  "system/gpu_celsius": "GPU temperature",
+  "system/disk_free_bytes": "Free disk",
 });
 
 const FIRST = [
@@ -35,13 +44,22 @@ const FIRST = [
   "learning_rate",
   "tokens_per_second",
   "memory_bytes",
+  "system/gpu_percent",
+  "system/gpu_memory_bytes",
+  "system/cpu_percent",
+  "system/rss_bytes",
+  "system/host_cpu_percent",
+  "system/host_memory_bytes",
+  "system/disk_free_bytes",
 ];
 const BIG = new Set(["loss", "eval_loss"]);
+/** What the machine did has a tab of its own. */
+export const SYSTEM = "system/";
 const EXACT = new Set(["learning_rate", "exact_match", "memory_bytes"]);
 
 /** @param {string} name */
 function groupOf(name) {
-  if (FIRST.includes(name)) return "";
+  if (FIRST.includes(name) || name.startsWith(SYSTEM)) return "";
   if (name.startsWith("eval_")) return "Evaluation";
   return name.includes("/") ? name.slice(0, name.indexOf("/")).replace(/^./, (letter) => letter.toUpperCase()) : "";
 }
@@ -57,12 +75,13 @@ function titleOf(name) {
 /**
  * The charts for some metrics, in the order they are shown.
  * @param {Iterable<string>} names
+ * @param {boolean} [isSystem] - Those of the machine instead of those of the training.
  * @returns {Entry[]}
  */
-export function catalog(names) {
-  const shown = [...new Set(names)].filter((name) => !HIDDEN.has(name));
+export function catalog(names, isSystem = false) {
+  const shown = [...new Set(names)].filter((name) => !HIDDEN.has(name) && name.startsWith(SYSTEM) === isSystem);
   const rank = (/** @type {string} */ name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
   return shown
-    .map((name) => ({ name, title: titleOf(name), group: groupOf(name), isBig: BIG.has(name), isSmoothed: !EXACT.has(name) }))
+    .map((name) => ({ name, title: titleOf(name), group: groupOf(name), isBig: BIG.has(name), isSmoothed: !EXACT.has(name) && !isSystem }))
     .sort((a, b) => a.group.localeCompare(b.group) || rank(a.name) - rank(b.name) || a.name.localeCompare(b.name));
 }

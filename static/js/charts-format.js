@@ -1,5 +1,10 @@
 /** Numbers and colours as charts show them, and the smoothing of curves. */
 
+const UNITS = [
+  ["_percent", "%"],
+  ["_watts", "W"],
+  ["_celsius", "°C"],
+];
 const KIND = /** @type {Record<string, string>} */ ({ nan: "NaN", inf: "∞", "-inf": "−∞" });
 
 /**
@@ -34,6 +39,12 @@ function bytes(value) {
  * @returns {{short: (value: number | null) => string, full: (value: number | null | undefined) => string}}
  */
 export function writing(name) {
+  const unit = UNITS.find(([ending]) => name.endsWith(ending))?.[1];
+  if (unit) {
+    const inUnit = (/** @type {number | null | undefined} */ value) =>
+      value === null || value === undefined ? "" : `${+value.toPrecision(3)} ${unit}`;
+    return { short: inUnit, full: inUnit };
+  }
   if (!name.endsWith("_bytes")) return { short: tick, full: format };
   const inBytes = (/** @type {number | null | undefined} */ value) => (value === null || value === undefined ? "" : bytes(value));
   return { short: inBytes, full: inBytes };

@@ -4,7 +4,7 @@ import { colour, faint, kindName, place, smooth, writing } from "./charts-format
 
 /** @typedef {import("./charts-data.js").RunData} RunData */
 /** @typedef {import("./charts-data.js").Axis} Axis */
-/** @typedef {{smoothing: number, isLog: boolean, axis: Axis}} View */
+/** @typedef {{smoothing: number, isLog: boolean, axis: Axis, skipsOutliers: boolean}} View */
 /** @typedef {{run: RunData, places: number[]}} Curve */
 
 /** Series come in pairs after the horizontal one: raw at odd places, smoothed at even ones. */
@@ -27,8 +27,10 @@ export class Plot {
     this.curves = [];
     /** @type {number[]} */
     this.marks = [];
+    /** The point that the keys are on; -1 before the first key. */
+    this.reading = -1;
     /** @type {View} */
-    this.view = { smoothing: 0, isLog: false, axis: "step" };
+    this.view = { smoothing: 0, isLog: false, axis: "step", skipsOutliers: false };
     new ResizeObserver(() => this.uplot?.setSize(this.size())).observe(element);
   }
 
@@ -126,9 +128,10 @@ export class Plot {
       plugins: [this.tooltip(), this.drawnMarks()],
       scales: {
         x: { time: false },
-        y: this.view.isLog
-          ? { distr: 3, range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [low / 1.08, high * 1.08] }
-          : {},
+        y: {
+          ...(this.view.isLog ? { distr: 3 } : {}),
+          ...(this.view.isLog || this.view.skipsOutliers ? { range: this.range.bind(this) } : {}),
+        },
       },
       axes: [
         {
@@ -152,6 +155,19 @@ export class Plot {
     };
   }
 
+  /**
+   * Ends of the vertical axis.
+   * @param {any} u
+   * @param {number} low
+   * @param {number} high
+   */
+  range(u, low, high) {
+    if (this.view.skipsOutliers) [low, high] = usual(u, low, high);
+    if (this.view.isLog) return [low / 1.08, high * 1.08];
+    const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+    return [low - pad, high + pad];
+  }
+
   /** A box beside the cursor with the value of every run there. */
   tooltip() {
     const box = document.createElement("div");
@@ -162,11 +178,10 @@ export class Plot {
         init: (/** @type {any} */ u) => u.over.append(box),
         setCursor: (/** @type {any} */ u) => {
           const { left, idx } = u.cursor;
-          box.hidden = idx === null || idx === undefined || left < 0 || !u.root.matches(":hover");
+          box.hidden = idx === null || idx === undefined || left < 0 || !(u.root.matches(":hover") || this.element === document.activeElement);
           if (box.hidden) return;
           const head = document.createElement("b");
-          const at = place(u.data[0][idx], this.view.axis);
-          head.textContent = this.view.axis === "step" ? `step ${at}` : this.view.axis === "time" ? `after ${at}` : `${at} tokens`;
+          head.textContent = this.where(u.data[0][idx]);
           box.replaceChildren(head, ...this.curves.map((curve, index) => this.tooltipRow(u, curve, 1 + index * PAIR, idx)));
           box.style.translate = left > u.over.clientWidth / 2 ? `${left - box.offsetWidth - 12}px 8px` : `${left + 12}px 8px`;
         },
@@ -200,6 +215,35 @@ export class Plot {
     return row;
   }
 
+  /**
+   * Put the cursor on a point, and say in words what is there.
+   * @param {number} index - Counted from the first point on; null when there is no chart.
+   * @returns {string | null}
+   */
+  read(index) {
+    const u = this.uplot;
+    if (!u?.data[0].length) return null;
+    const at = Math.min(Math.max(0, index), u.data[0].length - 1);
+    this.reading = at;
+    const left = u.valToPos(u.data[0][at], "x");
+    u.setCursor({ left, top: u.over.clientHeight / 2 });
+    const where = this.where(u.data[0][at]);
+    const said = this.curves.map((curve, number) => {
+      const value = this.tooltipRow(u, curve, 1 + number * PAIR, at).lastElementChild?.textContent;
+      return this.curves.length > 1 ? `${curve.run.name} ${value}` : value;
+    });
+    return `${this.entry.title}, ${where}: ${said.join(", ")}`;
+  }
+
+  /**
+   * A place on the horizontal axis in words.
+   * @param {number} x
+   */
+  where(x) {
+    const at = place(x, this.view.axis);
+    return this.view.axis === "step" ? `step ${at}` : this.view.axis === "time" ? `after ${at}` : `${at} tokens`;
+  }
+
   /** Checkpoints as small diamonds on the horizontal axis, and what is no number as triangles at the top. */
   drawnMarks() {
     return {
@@ -231,6 +275,28 @@ export class Plot {
       },
     };
   }
+}
+
+/**
+ * Between which values all but the outermost hundredths of the visible raw points lie.
+ * @param {any} u
+ * @param {number} low
+ * @param {number} high
+ * @returns {[number, number]}
+ */
+function usual(u, low, high) {
+  const [xs] = u.data;
+  const { min, max } = u.scales.x;
+  const values = [];
+  for (let column = 1; column < u.data.length; column += PAIR) {
+    u.data[column].forEach((/** @type {number | null | undefined} */ value, /** @type {number} */ index) => {
+      if (value !== null && value !== undefined && !(xs[index] < min) && !(xs[index] > max)) values.push(value);
+    });
+  }
+  if (values.length < 10) return [low, high];
+  values.sort((a, b) => a - b);
+  const cut = Math.max(1, Math.floor(values.length * 0.02));
+  return [values[cut], values[values.length - 1 - cut]];
 }
 
 /**

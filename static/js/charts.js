@@ -1,26 +1,34 @@
-/** The charts of a run's page: loads the points, follows the stream, lays other runs over, obeys the tool bar. */
+/** The charts of one run or of several: loads the points, follows the stream, lays other runs over. The tools are in `charts-tools.js`. */
 /* global uPlot */
 import { catalog } from "./charts-catalog.js";
 import { RunData } from "./charts-data.js";
+import { readByKeys } from "./charts-keys.js";
 import { Plot } from "./charts-plot.js";
-import { all, isTyping, messageOf, one } from "./dom.js";
+import { keep, obeyTools, remembered } from "./charts-tools.js";
+import { messageOf, one } from "./dom.js";
 
 const MOST_POINTS = 12_000;
-const KEPT = "luthier-charts";
 const COLOURS = 8;
 
-class Charts {
+export class Charts {
   /** @param {HTMLElement} holder */
   constructor(holder) {
     this.holder = holder;
-    this.own = new RunData(holder.dataset.run ?? "", holder.dataset.name ?? "", 1);
+    /** @type {{id: string, name: string, slot: number}[]} */
+    const listed = JSON.parse(holder.dataset.runs ?? "[]");
+    /** The runs the page is about: one, or those that are compared. */
+    this.subjects = listed.map(({ id, name, slot }) => new RunData(id, name, slot));
+    this.own = this.subjects[0];
+    this.isSystem = "system" in holder.dataset;
+    this.inAddress = "inAddress" in holder.dataset;
     /** @type {Map<string, RunData>} */
     this.over = new Map();
     /** @type {Map<string, Plot>} */
     this.plots = new Map();
     this.marks = (holder.dataset.marks ?? "").split(",").filter(Boolean).map(Number);
     /** @type {import("./charts-plot.js").View} */
-    this.view = { smoothing: 0.8, isLog: false, axis: "step", ...remembered() };
+    this.view = remembered(this.inAddress);
+    if (this.isSystem) this.view = { ...this.view, axis: "time", isLog: false, skipsOutliers: false };
     this.sync = uPlot.sync("run");
     this.isLoaded = false;
     /** @type {[string, any][]} */
@@ -31,14 +39,14 @@ class Charts {
   }
 
   get runs() {
-    return [this.own, ...this.over.values()];
+    return [...this.subjects, ...this.over.values()];
   }
 
-  /** Load the own run (again), then take up what came meanwhile. */
+  /** Load the runs of the page (again), then take up what came meanwhile. */
   async load() {
     this.isLoaded = false;
     try {
-      await this.own.load();
+      await Promise.all(this.subjects.map((run) => run.load()));
     } catch (error) {
       this.say("The curve could not be loaded", `${error instanceof Error ? error.message : error} Load the page again.`);
       return;
@@ -55,7 +63,8 @@ class Charts {
    * @param {any} message
    */
   take(kind, message) {
-    if (message?.topic !== `run:${this.own.id}`) return;
+    const run = this.subjects.find(({ id }) => message?.topic === `run:${id}`);
+    if (!run) return;
     if (!this.isLoaded) {
       this.waiting.push([kind, message]);
       return;
@@ -63,13 +72,13 @@ class Charts {
     if (kind === "reload") {
       this.load();
     } else if (kind === "truncate") {
-      this.own.truncate(message.after_step);
+      run.truncate(message.after_step);
       this.refresh(this.plots.keys());
     } else if (kind === "metrics") {
-      for (const point of message.points) this.own.add(point);
-      if (this.own.longest > MOST_POINTS) this.load();
+      for (const point of message.points) run.add(point);
+      if (run.longest > MOST_POINTS) this.load();
       else this.refresh(message.points.map((/** @type {[string]} */ [name]) => name));
-    } else if (kind === "checkpoint" && Number.isInteger(message.data?.step)) {
+    } else if (kind === "checkpoint" && this.subjects.length === 1 && Number.isInteger(message.data?.step)) {
       this.marks = [...new Set([...this.marks, message.data.step])];
       this.refresh(this.plots.keys());
     }
@@ -85,7 +94,7 @@ class Charts {
       this.frame = 0;
       const due = [...this.due];
       this.due.clear();
-      const isNew = catalog(due).some(({ name }) => !this.plots.has(name));
+      const isNew = catalog(due, this.isSystem).some(({ name }) => !this.plots.has(name));
       const isGone = due.some((name) => this.plots.has(name) && !this.runs.some((run) => run.series.has(name)));
       // A curve by time or tokens moves with the points that place it.
       if (isNew || isGone) this.drawAll();
@@ -95,13 +104,22 @@ class Charts {
 
   /** Make the cards that are needed, in order, and draw every chart. */
   drawAll() {
-    const entries = catalog(this.runs.flatMap((run) => [...run.series.keys()]));
+    const entries = catalog(
+      this.runs.flatMap((run) => [...run.series.keys()]),
+      this.isSystem,
+    );
     if (!entries.length) {
       const step = Number(this.holder.dataset.firstPoint);
       const isLive = this.holder.dataset.live === "yes";
       this.say(
         "No point yet",
-        isLive ? `The first point comes after step ${step.toLocaleString("en")}.` : "This run ended before it wrote a point.",
+        isLive
+          ? this.isSystem
+            ? "The use of the machine is measured every ten seconds while steps are made."
+            : `The first point comes after step ${step.toLocaleString("en")}.`
+          : this.isSystem
+            ? "Nothing was measured while this run went on."
+            : "This run ended before it wrote a point.",
       );
       return;
     }
@@ -133,6 +151,7 @@ class Charts {
     /** @type {HTMLElement} */ (one("h2", card)).textContent = entry.title;
     /** @type {HTMLElement} */ (one("code", card)).textContent = entry.name;
     const csv = /** @type {HTMLAnchorElement} */ (one("[data-csv]", card));
+    csv.hidden = this.subjects.length > 1;
     csv.href = `/runs/${this.own.id}/metrics.csv?name=${encodeURIComponent(entry.name)}`;
     csv.setAttribute("aria-label", `${entry.title} as CSV`);
     const full = /** @type {HTMLElement} */ (one("[data-full]", card));
@@ -141,6 +160,7 @@ class Charts {
     const element = /** @type {HTMLElement} */ (one(".plot", card));
     element.dataset.key = entry.name;
     const plot = new Plot(element, entry, this.sync);
+    readByKeys(plot);
     this.plots.set(entry.name, plot);
     return plot;
   }
@@ -198,52 +218,9 @@ class Charts {
   /** @param {Partial<import("./charts-plot.js").View>} change */
   change(change) {
     Object.assign(this.view, change);
-    try {
-      localStorage.setItem(KEPT, JSON.stringify(this.view));
-    } catch {
-      // a browser that keeps nothing still shows the charts
-    }
+    keep(this.view, this.inAddress);
     if (this.isLoaded) this.drawAll();
   }
-}
-
-/** What the user chose last time. */
-function remembered() {
-  try {
-    return JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-  } catch {
-    return {};
-  }
-}
-
-/** @param {Charts} charts */
-function obeyTools(charts) {
-  const range = /** @type {HTMLInputElement} */ (one("[data-smooth]"));
-  const log = /** @type {HTMLInputElement} */ (one("[data-log]"));
-  const setSmoothing = (/** @type {number} */ value) => {
-    const smoothing = Math.min(0.99, Math.max(0, value));
-    range.value = String(smoothing);
-    /** @type {HTMLElement} */ (range.nextElementSibling).textContent = smoothing.toFixed(2);
-    if (smoothing !== charts.view.smoothing) charts.change({ smoothing });
-  };
-  setSmoothing(charts.view.smoothing);
-  log.checked = charts.view.isLog;
-  range.addEventListener("input", () => setSmoothing(Number(range.value)));
-  log.addEventListener("change", () => charts.change({ isLog: log.checked }));
-  for (const choice of /** @type {HTMLInputElement[]} */ (all("[data-axis]"))) {
-    choice.checked = choice.value === charts.view.axis;
-    choice.addEventListener("change", () => charts.change({ axis: /** @type {import("./charts-data.js").Axis} */ (choice.value) }));
-  }
-  for (const box of /** @type {HTMLInputElement[]} */ (all("[data-overlay]"))) {
-    box.addEventListener("change", () => charts.overlay(box.value, box.dataset.name ?? box.value, box.checked));
-    if (box.checked) charts.overlay(box.value, box.dataset.name ?? box.value, true);
-  }
-  document.addEventListener("keydown", (event) => {
-    if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || one("dialog[open]")) return;
-    if (event.key === "l") log.click();
-    if (event.key === "[") setSmoothing(charts.view.smoothing - 0.05);
-    if (event.key === "]") setSmoothing(charts.view.smoothing + 0.05);
-  });
 }
 
 /**
@@ -252,11 +229,12 @@ function obeyTools(charts) {
  */
 export async function startCharts(holder) {
   const charts = new Charts(holder);
+  if (!charts.subjects.length) return;
   for (const kind of ["metrics", "truncate", "reload", "checkpoint"]) {
     document.addEventListener(kind, (event) => charts.take(kind, messageOf(event)));
   }
   document.addEventListener("themechange", () => charts.isLoaded && charts.drawAll());
   await document.fonts.ready; // the axes are measured with the font
   await charts.load();
-  obeyTools(charts);
+  if (one("#chart-tools")) obeyTools(charts);
 }

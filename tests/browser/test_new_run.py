@@ -23,6 +23,55 @@ def test_the_plan_follows_what_is_typed(page: Page, studio: Studio) -> None:
     expect(page.locator("#plan dl")).to_contain_text(re.compile(r"Steps\s*77"))
     page.get_by_role("button", name="Show as YAML").click()
     expect(page.locator("#yaml-text")).to_contain_text("max_steps: 77")
+    expect(page.locator("#command-text")).to_contain_text("-p max_steps=77")
+    expect(page.locator("#curl-text")).to_contain_text('"max_steps": 77')
+
+
+@pytest.mark.parametrize("way", ["reload", "back"])
+def test_reload_and_back_lose_nothing(page: Page, studio: Studio, way: str) -> None:
+    page.goto("/runs/new")
+    page.get_by_text("Direct preference optimisation").click()
+    page.get_by_label("Beta").fill("0.25")
+    page.get_by_label("Notes").fill("half typed")
+    page.get_by_text("Advanced").first.click()
+    if way == "reload":
+        page.reload()
+    else:
+        page.goto("/datasets")
+        page.go_back()
+    expect(page.get_by_label("Beta")).to_have_value("0.25")
+    expect(page.get_by_label("Notes")).to_have_value("half typed")
+    expect(page.get_by_role("radio", name="Direct preference optimisation")).to_be_checked()
+    page.goto("/runs/new")
+    expect(page.get_by_label("Notes")).to_have_value("")
+
+
+def test_pasted_yaml_fills_the_form(page: Page, studio: Studio) -> None:
+    page.goto("/runs/new")
+    page.get_by_label("Notes").fill("typed before")
+    page.get_by_role("button", name="Paste YAML").click()
+    box = page.locator("#paste-text")
+    box.fill("method: [")
+    page.get_by_role("button", name="Fill the form").click()
+    expect(page.locator("#paste-problem")).to_contain_text("not valid YAML")
+    expect(box).to_have_value("method: [")
+    box.fill("method: dpo\ncheckpoint: Qwen3-4B\ndataset: support-prefs\nnotes: pasted\nparams: {beta: 0.3}")
+    page.get_by_role("button", name="Fill the form").click()
+    expect(page.locator("#paste")).to_be_hidden()
+    expect(page.get_by_label("Beta")).to_have_value("0.3")
+    expect(page.get_by_label("Notes")).to_have_value("pasted")
+    expect(page.locator("#plan dl")).to_contain_text("Trainable")
+
+
+def test_what_differs_from_the_source_is_marked_while_typing(page: Page, studio: Studio) -> None:
+    page.goto(f"/runs/new?from={studio.ids['lr1e4']}")
+    rate = page.get_by_label("Learning rate")
+    rate.fill("0.0003")
+    differs = page.locator(".field.differs", has=page.get_by_label("Learning rate"))
+    expect(differs).to_have_count(1)
+    expect(page.locator("#plan .differences")).to_contain_text("Learning rate")
+    rate.fill("0.0002")
+    expect(differs).to_have_count(0)
 
 
 def test_unusable_data_say_why(page: Page, studio: Studio) -> None:

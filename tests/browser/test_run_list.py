@@ -92,13 +92,87 @@ def test_the_theme_stays(page: Page, studio: Studio) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-def test_two_runs_are_laid_over_each_other(page: Page, studio: Studio) -> None:
+def test_rows_are_walked_and_ticked_by_keys(page: Page, studio: Studio) -> None:
+    page.goto("/runs?sort=name")
+    links = page.locator("#runs .name a")
+    page.keyboard.press("j")
+    expect(links.nth(0)).to_be_focused()
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("k")
+    expect(links.nth(1)).to_be_focused()
+    expect(page.locator("#chosen")).to_contain_text("2 selected")
+    expect(page.locator("#runs tr").nth(1).get_by_role("checkbox")).to_be_checked()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_contain_text("Tick the run")
+    page.keyboard.press("Escape")
+    links.nth(1).focus()
+    name = links.nth(1).inner_text()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+
+def test_filters_are_added_from_the_menu_and_taken_away(page: Page, studio: Studio) -> None:
     page.goto("/runs")
-    for name in ("lr1e4", "r64"):
-        page.check(f"#row-{studio.ids[name]} input")
-    page.get_by_role("button", name="Overlay curves").click()
-    expect(page).to_have_url(re.compile(r"/runs/\w+\?with=\w+"))
-    expect(page.locator("[data-legend] span")).to_have_count(2)
+    page.get_by_text("Filter", exact=True).click()
+    page.locator("#by-tuner").select_option("full")
+    expect(page.locator("#runs tr")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"/runs\?tuner=full$"))
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Train loss").click()
+    expect(page).to_have_url(re.compile(r"tuner=full&sort=loss$"))
+    page.get_by_role("link", name="Remove the filter tuner: full").click()
+    expect(page).to_have_url(re.compile(r"/runs\?sort=loss$"))
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Train loss")
+    page.get_by_role("link", name="Train loss").click()
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Train loss")
+
+
+def test_columns_are_chosen_and_stay(page: Page, studio: Studio) -> None:
+    page.goto("/runs")
+    page.get_by_text("Columns", exact=True).click()
+    page.locator("#columns").get_by_label("Tokens/s").check()
+    page.locator("#columns").get_by_label("Base model").uncheck()
+    expect(page.get_by_role("columnheader", name="Tokens/s")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("columnheader", name="Tokens/s")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="Base model")).to_be_hidden()
+    page.context.clear_cookies(name="run_columns")
+
+
+def test_several_runs_are_tagged_and_stay_ticked(page: Page, studio: Studio) -> None:
+    page.goto("/runs")
+    rows = [f"#row-{studio.ids[name]}" for name in ("tools", "stopped")]
+    for row in rows:
+        page.check(f"{row} input")
+    page.locator("#chosen").get_by_text("Tag", exact=True).click()
+    page.get_by_label("Tags, separated by commas").fill("looked at")
+    page.get_by_role("button", name="Add", exact=True).click()
+    for row in rows:
+        expect(page.locator(row)).to_contain_text("looked at")
+        expect(page.locator(f"{row} input")).to_be_checked()
+    expect(page.locator("#toasts")).to_contain_text("2 runs")
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator(rows[0])).not_to_contain_text("looked at")
+
+
+def test_several_runs_are_deleted_after_a_question(page: Page, studio: Studio) -> None:
+    with studio.database.write() as session:
+        first = session.get_one(Run, studio.ids["live"])
+        fields = {"checkpoint_id": first.checkpoint_id, "dataset_id": first.dataset_id, "status": "succeeded"}
+        ids = [add_run(session, studio.workspace_id, name=f"to go {number}", **fields).id for number in range(2)]
+    page.goto("/runs?q=to go")
+    for run_id in ids:
+        page.check(f"#row-{run_id} input")
+    page.get_by_role("button", name="Delete").click()
+    page.locator("#confirm").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#runs tr")).to_have_count(2)
+    page.get_by_role("button", name="Delete").click()
+    page.locator("#confirm [data-yes]").click()
+    expect(page.get_by_role("heading", name="No run matches")).to_be_visible()
+    expect(page.locator("#chosen")).to_be_hidden()
 
 
 def test_an_empty_studio_says_how_to_begin(browser: Browser, empty_studio: Studio) -> None:

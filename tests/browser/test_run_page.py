@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.runs import progress, service
+from app.runs.schemas import RunUpdate
 from app.runs.tables import Run
 from tests.browser.conftest import Studio
 from tests.browser.seed import Trainer, fill
@@ -131,6 +132,87 @@ def test_the_tools_of_the_charts(page: Page, studio: Studio, own: Trainer) -> No
     expect(page).to_have_url(re.compile(f"with={studio.ids['r64']}"))
     page.reload()
     expect(page.locator("[data-legend]")).to_contain_text("qwen3-4b-support-sft-r64")
+
+
+def test_a_chart_is_read_by_keys(page: Page, own: Trainer) -> None:
+    opened(page, f"/runs/{own.run_id}")
+    page.locator('[data-key="loss"]').focus()
+    page.keyboard.press("Home")
+    read = page.locator("#chart-read")
+    expect(read).to_have_text(re.compile(r"^Training loss, step 1: \d\.\d+$"))
+    page.keyboard.press("ArrowRight")
+    expect(read).to_contain_text("step 2:")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(read).to_contain_text("step 12:")
+    page.keyboard.press("End")
+    expect(read).to_contain_text("step 100:")
+    expect(page.locator('[data-key="loss"] .u-tip')).to_contain_text("step 100")
+    page.keyboard.press("ArrowLeft")
+    expect(read).to_contain_text("step 99:")
+
+
+def test_outliers_can_be_left_out_of_view(page: Page, studio: Studio, own: Trainer) -> None:
+    with studio.database.write() as session:
+        progress.record(session, own.claim, progress.Batch(points=[("loss", 101, 900.0)], step=101))
+    opened(page, f"/runs/{own.run_id}")
+    picture = "document.querySelector('[data-key=loss] canvas').toDataURL()"
+    before = page.evaluate(picture)
+    page.get_by_role("switch", name="Ignore outliers").check()
+    assert page.evaluate(picture) != before
+    page.evaluate("localStorage.clear()")
+
+
+def test_the_machine_has_curves_of_its_own(page: Page, studio: Studio, own: Trainer) -> None:
+    with studio.database.write() as session:
+        points = [("system/cpu_percent", step, 50.0 + step) for step in (10, 20)]
+        progress.record(session, own.claim, progress.Batch(points=[*points, ("system/rss_bytes", 20, 2.0**30)]))
+    opened(page, f"/runs/{own.run_id}")
+    expect(page.locator('[data-key^="system/"]')).to_have_count(0)
+    opened(page, f"/runs/{own.run_id}?tab=system")
+    assert plot(page, "system/cpu_percent") == "Processor, trainer: 70 % at step 20"
+    assert plot(page, "system/rss_bytes") == "Memory, trainer: 1 GB at step 20"
+    expect(page.locator('[data-key="loss"]')).to_have_count(0)
+
+
+def test_a_name_is_edited_in_place(page: Page, studio: Studio, own: Trainer) -> None:
+    page.goto(f"/runs/{own.run_id}?tab=history")
+    page.get_by_role("button", name="Rename").click()
+    box = page.get_by_label("Name of the run")
+    expect(box).to_be_focused()
+    box.fill("a better name")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", name="own", level=1)).to_be_visible()
+    page.get_by_role("button", name="Rename").click()
+    box.fill("a better name")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="a better name", level=1)).to_be_visible()
+    expect(page).to_have_url(re.compile("tab=history"))
+
+
+def test_two_people_edit_one_run_and_nothing_is_lost(page: Page, studio: Studio, own: Trainer) -> None:
+    page.goto(f"/runs/{own.run_id}?tab=history")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Notes").fill("what I found out")
+    with studio.database.write() as session:
+        service.update(session, studio.workspace_id, own.run_id, RunUpdate(name="theirs", notes="what they found out"))
+    page.get_by_role("button", name="Save", exact=True).last.click()
+    dialog = page.locator("#edit")
+    expect(dialog.get_by_role("alert")).to_contain_text("Somebody else saved this run")
+    expect(dialog).to_contain_text("what they found out")
+    expect(dialog.get_by_label("Notes")).to_have_value("what I found out")
+    dialog.get_by_role("button", name="Save mine").click()
+    expect(page.locator(".head")).to_contain_text("what I found out")
+
+
+def test_a_line_of_the_log_is_searched_and_linked(page: Page, studio: Studio) -> None:
+    page.goto(f"/runs/{studio.ids['live']}?tab=logs")
+    page.get_by_label("Search the log").fill("padding")
+    expect(page.locator("#log li:visible")).to_have_count(1)
+    page.locator("#log li:visible a").click()
+    expect(page).to_have_url(re.compile(r"at=1\.3#L1\.3$"))
+    expect(page.locator("#log li:target")).to_contain_text("padding token")
+    expect(page.locator("#log li:target")).to_be_in_viewport()
+    expect(page.get_by_role("switch", name="Follow")).not_to_be_checked()
 
 
 def test_the_tooltip_tells_step_and_value(page: Page, own: Trainer) -> None:

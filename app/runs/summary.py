@@ -1,0 +1,69 @@
+"""What a run that has ended leaves to say: how it went in one line, and which checkpoint to go on with. Reads only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.checkpoints.tables import Checkpoint
+from app.metrics import service as metrics
+from app.runs.tables import Run
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a finished run went."""
+
+    best_eval: float | None
+    best_step: int | None
+    """Step of the best evaluation."""
+    first_eval: float | None
+    first_loss: float | None
+    last_loss: float | None
+    seconds: float | None
+    tokens: float | None
+    checkpoint: str | None
+    """Id of the best committed checkpoint by evaluation loss, else of the last."""
+    checkpoint_step: int | None
+    is_best: bool
+    """Whether that checkpoint was chosen by its evaluation loss, among several."""
+
+
+def summary(session: Session, run: Run) -> Summary | None:
+    """The summary of a run that is over and has something to show; None for others."""
+    if run.status not in ("succeeded", "cancelled") or not run.step:
+        return None
+    found = metrics.series(session, run.id, ["eval_loss", "loss"], points=10**9)
+    evals = [(step, value) for step, value in _finite(found, "eval_loss")]
+    losses = [value for _, value in _finite(found, "loss")]
+    best = min(evals, key=lambda each: each[1], default=None)
+    rows = session.execute(
+        select(Checkpoint.id, Checkpoint.step, Checkpoint.metrics)
+        .where(Checkpoint.run_id == run.id, Checkpoint.status == "ready")
+        .order_by(Checkpoint.step.desc())
+    ).all()
+    scored = [(value, row.id, row.step) for row in rows if isinstance(value := (row.metrics or {}).get("eval_loss"), int | float)]
+    chosen = min(scored)[1:] if scored else (rows[0].id, rows[0].step) if rows else (None, None)
+    seconds, tokens = run.latest.get("elapsed_seconds"), run.latest.get("tokens")
+    return Summary(
+        best_eval=best[1] if best else None,
+        best_step=best[0] if best else None,
+        first_eval=evals[0][1] if len(evals) > 1 else None,
+        first_loss=losses[0] if len(losses) > 1 else None,
+        last_loss=losses[-1] if losses else None,
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        tokens=float(tokens) if isinstance(tokens, int | float) else None,
+        checkpoint=chosen[0],
+        checkpoint_step=chosen[1],
+        is_best=len(scored) > 1,
+    )
+
+
+def _finite(found: dict[str, metrics.Series], name: str) -> list[tuple[int, float]]:
+    if name not in found:
+        return []
+    steps, values = found[name]
+    return [(step, value) for step, value in zip(steps.tolist(), values.tolist(), strict=True) if math.isfinite(value)]
