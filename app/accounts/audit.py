@@ -67,7 +67,7 @@ def record(
             "subject": plain(subject),
             "details": {name: plain(value) for name, value in details.items() if value is not None},
             "actor_id": who.user_id if who else actor_id,
-            "actor": plain(who.user_name if who else actor),
+            "actor": plain(who.user_name if who else actor or "command line"),
             "via": who.via if who else via,
             "credential_id": who.credential_id if who else None,
             "workspace_id": workspace_id or (who.workspace_id if who else None),

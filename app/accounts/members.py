@@ -49,6 +49,19 @@ def get_managed(session: Session, who: Principal | None, workspace_id: str) -> W
     return workspace
 
 
+def find_workspace(session: Session, name_or_id: str) -> Workspace:
+    """A workspace by id or name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    given = name_or_id.strip()
+    found = session.scalars(select(Workspace).where((Workspace.id == given) | (Workspace.name == given))).first()
+    if found is None:
+        raise NotFound(f"There is no workspace “{given[:100]}”.")
+    return found
+
+
 def create_workspace(session: Session, who: Principal, name: str) -> Workspace:
     """Make a workspace; who makes it belongs to it as admin.
 

@@ -116,13 +116,17 @@ def list_tokens(
     return list(session.scalars(query.order_by(Token.id.desc()).limit(limit)))
 
 
-def revoke_token(session: Session, workspace_id: str, token_id: str, *, user_id: str | None = None, by: Principal | None = None) -> None:
-    """End a token of the workspace; only one of the user's own, when named.
+def revoke_token(
+    session: Session, workspace_id: str | None, token_id: str, *, user_id: str | None = None, by: Principal | None = None
+) -> None:
+    """End a token of the workspace (of any, when None); only one of the user's own, when named.
 
     Raises:
         NotFound: there is no such token that still works.
     """
-    query = update(Token).where(Token.id == token_id, Token.workspace_id == workspace_id, Token.revoked_at.is_(None))
+    query = update(Token).where(Token.id == token_id, Token.revoked_at.is_(None))
+    if workspace_id is not None:
+        query = query.where(Token.workspace_id == workspace_id)
     if user_id is not None:
         query = query.where(Token.user_id == user_id)
     row = session.execute(query.values(revoked_at=now()).returning(Token.name).execution_options(synchronize_session=False)).first()

@@ -92,6 +92,25 @@ def database(settings: Settings) -> Finding:
     return Finding("database", "ok", f"{target.safe_url} at revision {migrations.head()}")
 
 
+def audit_log(settings: Settings) -> Finding:
+    """Whether the audit log is as it was written."""
+    from app import migrations
+    from app.accounts import audit
+    from app.database import Database
+
+    target = Database(settings.database)
+    missing = target.is_sqlite and target.url.database and not Path(target.url.database).exists()
+    if missing or migrations.current(settings) != migrations.head():
+        return Finding("audit log", "ok", "not there yet")
+    with target.read() as session:
+        chain = audit.check(session)
+    target.dispose()
+    if chain.broken_at is not None:
+        message = f"entry {chain.broken_at} is not what it was, or is missing"
+        return Finding("audit log", "fail", message, "Somebody changed it in the database; compare it with a backup.")
+    return Finding("audit log", "ok", f"{chain.entries} entries, each as it was written")
+
+
 def file_system(settings: Settings) -> Finding:
     """SQLite does not lie on a network file system, whose locks cannot be trusted."""
     from app.database import Database

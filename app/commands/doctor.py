@@ -50,6 +50,7 @@ def examine() -> Iterator[Finding]:
     order: tuple[Callable[[Settings], Finding], ...] = (
         checks.home,
         checks.database,
+        checks.audit_log,
         checks.file_system,
         checks.queue,
         checks.storage,
