@@ -96,14 +96,15 @@ def from_gguf(file: Path, folder: Path, steps: Steps) -> None:
     """Convert a GGUF file into a safetensors folder."""
     from safetensors import SafetensorError
 
-    steps.next()
-    _, pre_tokenizer = import_gguf.read_header(file)
-    # bf16 takes two bytes for each weight; the smallest GGUF quantisations take a quarter of one.
-    import_folder.check_room(folder, 4 * file.stat().st_size)
     try:
-        model = import_gguf.read_model(file)
-        steps.next()
-        tokenizer = import_gguf.read_tokenizer(file, pre_tokenizer, getattr(model.config, "max_position_embeddings", CONTEXT_LENGTH))
+        with import_gguf.parsed_once():
+            steps.next()
+            _, pre_tokenizer = import_gguf.read_header(file)
+            # bf16 takes two bytes for each weight; the smallest GGUF quantisations take a quarter of one.
+            import_folder.check_room(folder, 4 * file.stat().st_size)
+            model = import_gguf.read_model(file)
+            steps.next()
+            tokenizer = import_gguf.read_tokenizer(file, pre_tokenizer, getattr(model.config, "max_position_embeddings", CONTEXT_LENGTH))
         steps.next()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

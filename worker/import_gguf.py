@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,31 @@ SINGLE_DIGITS = frozenset({"starcoder", "refact", "command-r", "smollm", "codesh
 # Listed by transformers beside the architectures, but no decoders that can be tuned here.
 NOT_CAUSAL = frozenset({"general", "tokenizer", "t5", "umt5"})
 ALIASES = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "minimax-m2": "minimax_m2"}
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Have all readings of a GGUF file in the block share one parse of it.
+
+    Parsing takes seconds where the vocabulary is large, and transformers does it anew for the configuration, the weights and the
+    tokenizer. The reader is only read from, so one does for all.
+    """
+    import gguf
+
+    plain = gguf.GGUFReader
+    known: dict[str, Any] = {}
+
+    def shared(path: Any, mode: str = "r") -> Any:
+        key = f"{mode} {Path(path).resolve()}"
+        if key not in known:
+            known[key] = plain(path, mode)
+        return known[key]
+
+    gguf.GGUFReader = shared
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = plain
 
 
 def supported_architectures() -> list[str]:

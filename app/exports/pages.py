@@ -66,7 +66,7 @@ def _form(request: Request, who: Any, session: Session, values: dict[str, str], 
         values=values,
         formats=FORMATS,
         dtypes=DTYPES,
-        errors=errors,
+        errors={**dict.fromkeys(values, ""), **errors},
     )
 
 

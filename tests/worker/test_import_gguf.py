@@ -89,3 +89,16 @@ def test_the_demo_model_is_repaired_and_answers(tmp_path: Path) -> None:
     text = "Sum 12 + 30,\n  then  stop. Ünïcödé 🙂"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False).endswith("<|im_start|>user\nHi<|im_end|>\n")
+
+
+def test_a_file_is_parsed_once_for_all_who_read_it(tmp_path: Path) -> None:
+    """What took most of the time of an import is done once; afterwards the library is as it was."""
+    import gguf
+
+    from worker.import_gguf import parsed_once
+
+    file, plain = write_gguf(tmp_path / "tiny.gguf", "llama"), gguf.GGUFReader
+    with parsed_once():
+        first = gguf.GGUFReader(str(file))
+        assert gguf.GGUFReader(file, "r") is first and isinstance(first, plain)
+    assert gguf.GGUFReader is plain
