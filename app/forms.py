@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastapi import Request
 from pydantic import BaseModel
 
 from app.errors import Invalid
@@ -135,6 +136,11 @@ def typed(value: Any) -> str:
         short = f"{value:.12g}"
         return re.sub(r"e([+-])0*(\d)", r"e\1\2", short)
     return str(value)
+
+
+async def posted_form(request: Request) -> dict[str, str]:
+    """The fields of a posted form as typed, empty ones too; of several with one name the last counts. A dependency of routes."""
+    return {name: value for name, value in (await request.form()).multi_items() if isinstance(value, str)}
 
 
 def values_of(params: type[BaseModel], form: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app import methods, tuners
 from app.accounts.schemas import Principal
 from app.errors import Invalid, NotFound, StudioError
-from app.forms import errors_of
+from app.forms import errors_of, posted_form
 from app.plans import draft as drafts
 from app.plans import service, sources
 from app.plans.draft import Draft
@@ -24,11 +24,6 @@ from app.web import ReadSession, Writer, WriteSession, hx_redirect, is_partial, 
 router = pages_router()
 
 T = TypeVar("T")
-
-
-async def posted_form(request: Request) -> dict[str, str]:
-    """The fields of a posted form; of several with one name the last counts."""
-    return {name: value for name, value in (await request.form()).multi_items() if isinstance(value, str)}
 
 
 Posted = Annotated[dict[str, str], Depends(posted_form)]

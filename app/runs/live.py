@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.runs.tables import Run, RunLog, RunSample
 
 MAX_POINTS = 20_000
 MAX_LINES = 2_000
+MOST_RUNS = 500
 MARGIN_SECONDS = 2.0
 """A transaction becomes visible a little after the moment it carries; so much is read again, and runs already shown are left out."""
 
@@ -97,10 +99,15 @@ class RunTopic:
 class QueueTopic:
     """Which runs of a workspace moved. The cursor is a moment in milliseconds; a frame says what is true now, so repeats are harmless."""
 
+    fragment_seconds = 0.2
+    """A row is rendered once per movement either way; shown sooner, many rows come in small portions."""
+
     def __init__(self, render: Callable[[Session, str, list[Run]], str] | None = None) -> None:
         self._render = render
         self._shown: dict[str, dict[str, int]] = {}
         self._moved: dict[str, set[str]] = {}
+        self._fresh: dict[str, tuple[int, int, set[str]]] = {}
+        """Thread, cursor and what moved, as the tailer saw it last: it has handed on all that was before."""
 
     def now(self, session: Session, key: str) -> int:
         """The newest change of the workspace."""
@@ -109,24 +116,30 @@ class QueueTopic:
 
     def _since(self, session: Session, key: str, after: int) -> list[Run]:
         query = select(Run).where(Run.workspace_id == key, Run.updated_at > after / 1000 - MARGIN_SECONDS)
-        return list(session.scalars(query.order_by(Run.updated_at).limit(500)))
+        return list(session.scalars(query.order_by(Run.updated_at).limit(MOST_RUNS)))
 
     def changed(self, session: Session, cursors: dict[str, int]) -> list[str]:
         """Workspaces with runs that moved since they were last shown."""
         found = []
         for key, cursor in cursors.items():
-            recent = self._since(session, key, cursor)
+            query = select(Run.id, Run.seq).where(Run.workspace_id == key, Run.updated_at > cursor / 1000 - MARGIN_SECONDS)
+            recent = {run_id: seq for run_id, seq in session.execute(query.order_by(Run.updated_at).limit(MOST_RUNS))}
             shown = self._shown.get(key, {})
-            moved = {run.id for run in recent if shown.get(run.id) != run.seq}
-            self._shown[key] = {run.id: run.seq for run in recent}
+            moved = {run_id for run_id, seq in recent.items() if shown.get(run_id) != seq}
+            self._shown[key] = recent
             if moved:
+                self._fresh[key] = (threading.get_ident(), cursor, moved)
                 self._moved.setdefault(key, set()).update(moved)
                 found.append(key)
         return found
 
     def frames(self, session: Session, key: str, after: int) -> tuple[list[Frame], int]:
         """The runs that moved, as they are now."""
-        runs = self._since(session, key, after)
+        thread, cursor, moved = self._fresh.get(key, (-1, -1, set()))
+        if (thread, cursor) == (threading.get_ident(), after):
+            runs = list(session.scalars(select(Run).where(Run.id.in_(moved)).order_by(Run.updated_at)))
+        else:
+            runs = self._since(session, key, after)
         if not runs:
             return [], after
         cursor = max(after + 1, int(runs[-1].updated_at * 1000))

@@ -7,13 +7,14 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
-from fastapi import Form, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from app import trackers
 from app.accounts.schemas import Principal
 from app.errors import Conflict, Invalid
+from app.forms import posted_form
 from app.metrics import service as metrics
 from app.runs import pages_compare, pages_list, service, tabs, views
 from app.runs.schemas import ENDED, RunUpdate
@@ -25,6 +26,7 @@ for _part in (pages_list, pages_compare):  # before the pages of one run, whose 
     router.routes.extend(_part.router.routes)
 
 MOST_TYPED = 100_000
+Posted = Annotated[dict[str, str], Depends(posted_form)]
 Text = Annotated[str, Query(max_length=200)]
 
 
@@ -122,20 +124,12 @@ def delete(request: Request, who: Writer, session: WriteSession, run_id: str) ->
 
 
 @router.post("/runs/{run_id}/edit")
-def edit(
-    request: Request,
-    who: Writer,
-    session: WriteSession,
-    run_id: str,
-    name: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
-    tags: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
-    notes: Annotated[str | None, Form(max_length=MOST_TYPED)] = None,
-    version: Annotated[int | None, Form()] = None,
-    tab: Annotated[str, Form(max_length=20)] = "",
-) -> Response:
+def edit(request: Request, who: Writer, session: WriteSession, run_id: str, posted: Posted) -> Response:
     """Change name, tags and notes; what the form leaves out stays. After a conflict both versions are shown, and nothing is lost."""
     run = service.get(session, who.workspace_id, run_id)
-    typed = {key: value for key, value in (("name", name), ("tags", tags), ("notes", notes)) if value is not None}
+    typed: dict[str, str] = {name: posted[name][:MOST_TYPED] for name in ("name", "tags", "notes") if name in posted}
+    tab = posted.get("tab", "")
+    version = int(posted["version"]) if posted.get("version", "").isdecimal() and len(posted["version"]) < 10 else None
     try:
         service.update(session, who.workspace_id, run_id, _edits(typed, version))
     except (Conflict, Invalid) as error:

@@ -167,3 +167,22 @@ def test_a_new_attempt_tells_pages_to_drop_what_is_void(stack: Any) -> None:
 def test_cursors_that_cannot_be_read_are_left_out() -> None:
     assert parse_cursors("run:a=12,queue:w=3,x,run:b=,=4,run:c=-1") == {"run:a": 12, "queue:w": 3}
     assert parse_cursors(None) == {}
+
+
+def test_the_list_is_told_each_movement_once_however_many_runs_there_are(stack: Any) -> None:
+    claims = [_claimed(stack) for _ in range(3)]
+    topic = QueueTopic()
+    with stack.database.read() as session:
+        cursor = topic.now(session, stack.workspace_id)
+        topic.changed(session, {stack.workspace_id: cursor})
+        _, cursor = topic.frames(session, stack.workspace_id, cursor)
+    _write(stack, claims[1], 1)
+    with stack.database.read() as session:
+        assert topic.changed(session, {stack.workspace_id: cursor}) == [stack.workspace_id]
+        frames, further = topic.frames(session, stack.workspace_id, cursor)
+        told = [json.loads(frame.body.split(b"data: ")[1])["run"]["id"] for frame in frames]
+        assert told == [claims[1].id]
+        assert topic.changed(session, {stack.workspace_id: further}) == []
+        # Whoever comes from elsewhere, with a cursor of the past, is told of all three.
+        late, _ = topic.frames(session, stack.workspace_id, 1)
+        assert len(late) == 3

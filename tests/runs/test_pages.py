@@ -112,7 +112,10 @@ def test_edit_and_two_editors(client: TestClient, ids: dict[str, str]) -> None:
         assert refused.status_code == 409 and ("<html" in refused.text) == (not headers)
         for words in ('value="my name"', 'value="mine"', ">my long thoughts</textarea>", "new name", "a, b", "<ins>why</ins>", 'value="2"'):
             assert words in refused.text, words
-    assert client.post(url, data={**mine, "version": "2"}).status_code == 303
+    emptied = client.post(url, data={**mine, "tags": "", "version": "1"}, headers=PARTIAL)
+    assert emptied.status_code == 409 and 'name="tags" value=""' in emptied.text
+    assert client.post(url, data={**mine, "tags": "", "version": "2"}).status_code == 303
+    assert 'href="/runs?tag=' not in client.get(f"/runs/{ids['live']}").text  # emptied tags are gone
     assert "my long thoughts" in client.get(f"/runs/{ids['live']}").text
 
 
