@@ -99,7 +99,7 @@ def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         if not all((folder / MANIFEST).is_file() for folder in folders):
             raise Failed("The checkpoint was deleted while it was being exported; nothing of the export was kept.", "deleted") from error
         raise
-    told.note(f"Packed {len(contents) + len(extra)} files into {size_bytes / 1e6:.1f} MB")
+    told.note(f"Packed {len(contents) + len(extra)} files into {_size(size_bytes)}")
     return {"size_bytes": size_bytes, "sha256": sha256, "log": told.log}
 
 
@@ -204,6 +204,10 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
 
 def _bytes_of(dtype: str) -> int:
     return {"float32": 4, "float64": 8, "float8_e4m3fn": 1}.get(dtype, 2)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _room(folder: Path, needed: int) -> None:

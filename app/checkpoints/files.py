@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from app.checkpoints.manifest import read_manifest
 from app.checkpoints.tables import Checkpoint
 from app.errors import NotFound
 
-SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
+SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
 """Kinds of files that can be fetched; the others are state that only the trainer reads."""
+
+_MOST_HEADER_BYTES = 100 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,22 @@ def place_of(checkpoint: Checkpoint, name: str) -> Path:
     if not any(entry.name == name and entry.is_open for entry in listed(checkpoint)) or not (folder / name).is_file():
         raise NotFound(f"“{checkpoint.name}” has no file “{name[:100]}” that can be fetched. Its list of files names those there are.")
     return folder / name
+
+
+def count_weights(checkpoint: Checkpoint) -> int | None:
+    """How many weights the safetensors files hold, by their headers; None where that cannot be told."""
+    total = 0
+    for entry in listed(checkpoint):
+        if not entry.name.endswith(".safetensors"):
+            continue
+        try:
+            with open(storage.path(checkpoint.path or "") / entry.name, "rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(size)) if size <= _MOST_HEADER_BYTES else {}
+            total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+    return total or None
 
 
 def file_out(checkpoint: Checkpoint, entry: Entry) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _excerpt(value: Any, text: str) -> tuple[str, str, str] | None:
         at = value.casefold().find(text.casefold()) if len(value.casefold()) == len(value) else value.find(text)
         if at < 0:
             return None
-        return value[max(0, at - 60) : at], value[at : at + len(text)], value[at + len(text) : at + len(text) + 120]
+        return value[max(0, at - 40) : at], value[at : at + len(text)], value[at + len(text) : at + len(text) + 120]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next((found for each in inner if (found := _excerpt(each, text)) is not None), None)
 

@@ -15,9 +15,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import storage
+from app.checkpoints.files import count_weights
 from app.checkpoints.manifest import folder_size, weights_sha256, write_manifest
 from app.checkpoints.tables import Checkpoint
-from app.rendering import markdown
+from app.rendering import markdown, number
 from tests.conftest import Stack
 from tests.factories import add_checkpoint, add_dataset, add_run
 from tests.models import tiny_llama_folder
@@ -129,7 +130,7 @@ def fetch(api: TestClient, made: dict[str, Any], folder: Path) -> Path:
 
 
 def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
-    api: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path
+    api: TestClient, client: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -140,6 +141,7 @@ def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
     assert made.status_code == 201, made.text
     assert made.json()["status"] == "exporting" and made.json()["file"] is None
     assert api.get(f"/api/v1/exports/{made.json()['id']}/file").status_code == 409
+    assert number(count_weights(adapter) or 0) in client.get(f"/models/{adapter.id}").text
     work(runs=False)
     folder = fetch(api, made.json(), tmp_path)
     names = {file.name for file in folder.iterdir()}
@@ -157,6 +159,7 @@ def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
         if file.suffix in (".json", ".md"):
             assert str(stack.home) not in file.read_text(), file
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama_folder())
+    assert count_weights(base) == plain.num_parameters()
     tuned = PeftModel.from_pretrained(plain, folder)
     assert (logits(tuned) - inside(base, adapter)).abs().max() <= 1e-5
     assert AutoTokenizer.from_pretrained(folder).chat_template
