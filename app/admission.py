@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -22,7 +22,7 @@ from app.accounts import audit, scopes, sessions
 from app.accounts import service as accounts
 from app.accounts.schemas import Principal
 from app.database import Database
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, TooMany, Unauthorized
 from app.security import SAFE_METHODS, Rates
 from app.settings import Settings
 
@@ -36,6 +36,8 @@ WRITERS = frozenset({"admin", "engineer"})
 ADMINS = frozenset({"admin"})
 LOOK_SECONDS = 10.0
 """How often it is seen whether the reader of an open stream may still read it."""
+MAX_STREAMS = 100
+"""Streams that may be open at once for one session or token."""
 
 _NOT_SIGNED_IN = f"Nobody is signed in here. Sign in with your password, or with a link. {accounts.ANOTHER_LINK}"
 _NO_TOKEN = "Send an API token as `Authorization: Bearer lt_…`. `luthier token create --name NAME` prints one."
@@ -261,14 +263,16 @@ class GuardedRoute(APIRoute):
             who = authenticate(request)
             if request.method not in SAFE_METHODS and request.url.path.startswith(("/api/", "/v1/")):
                 cast(Rates, request.app.state.rates).take(who.credential_id)
+            if request.app.state.streams[who.credential_id] >= MAX_STREAMS and request.url.path.endswith("/events"):
+                raise TooMany(f"{MAX_STREAMS} streams are open for this session or token already. Close some pages first.")
             response = await handler(request)
             await _record_answer(request, response, who)
-            streams = response.media_type == "text/event-stream" and isinstance(response, StreamingResponse)
-            if request.scope.get("head") and isinstance(response, StreamingResponse):  # nothing of it would be sent
-                return Response(status_code=response.status_code, headers=dict(response.headers))
+            if request.scope.get("head") and isinstance(response, StreamingResponse | FileResponse):  # nothing of it would be sent
+                return _without_body(response)
+            streams = response.media_type == "text/event-stream"
             if isinstance(response, StreamingResponse) and streams:
                 roles = frozenset.intersection(*(need.roles for need in needs))
-                response.body_iterator = _while_admitted(response.body_iterator, request.app.state.database, who, roles)
+                response.body_iterator = _while_admitted(response.body_iterator, request.app.state, who, roles)
             if who.stale and streams:  # "afterwards" would be when the page is closed
                 await run_in_threadpool(_touch, request.app.state.database, who)
             elif who.stale:
@@ -278,6 +282,12 @@ class GuardedRoute(APIRoute):
             return response
 
         return guarded
+
+
+def _without_body(response: Response) -> Response:
+    looked = Response(status_code=response.status_code, headers=dict(response.headers))
+    del looked.headers["content-length"]
+    return looked
 
 
 def _touch(database: Database, who: Principal) -> None:
@@ -296,16 +306,17 @@ def _may_still(database: Database, who: Principal, roles: frozenset[str]) -> boo
         return True  # the stream has nothing to say while the database is away; the next look decides
 
 
-async def _while_admitted(parts: Any, database: Database, who: Principal, roles: frozenset[str]) -> AsyncIterator[Any]:
+async def _while_admitted(parts: Any, state: Any, who: Principal, roles: frozenset[str]) -> AsyncIterator[Any]:
     """A stream that ends soon after its reader's session or token did, or the role was lowered."""
     iterator, look = parts.__aiter__(), time.monotonic() + LOOK_SECONDS
     waiting: asyncio.Task[Any] | None = None
+    state.streams[who.credential_id] += 1
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(iterator))
             await asyncio.wait({waiting}, timeout=max(0.0, look - time.monotonic()))
             if time.monotonic() >= look:
-                if not await run_in_threadpool(_may_still, database, who, roles):
+                if not await run_in_threadpool(_may_still, state.database, who, roles):
                     return
                 look = time.monotonic() + LOOK_SECONDS
             if waiting.done():
@@ -315,6 +326,7 @@ async def _while_admitted(parts: Any, database: Database, who: Principal, roles:
                 except StopAsyncIteration:
                     return
     finally:
+        state.streams[who.credential_id] -= 1
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait({waiting})

@@ -20,6 +20,8 @@ from app.database import now
 LOCK = 7_261_001
 """Number of the advisory lock of Postgres that keeps the chain in one line; SQLite has one writer anyway."""
 TEXT = 200
+JOINERS = "\u200c\u200d"
+"""Cannot be seen, but hold the parts of some letters and emoji together."""
 FIRST = "0" * 64
 _COLUMNS = ("number", "at", "action", "subject", "details", "actor_id", "actor", "via", "credential_id", "workspace_id", "address")
 
@@ -78,7 +80,7 @@ def record(
 
 def plain(value: object) -> str:
     """Text as it is kept: without control characters, and short."""
-    shown = "".join(character if character.isprintable() else " " for character in str(value)).strip()
+    shown = "".join(character if character.isprintable() or character in JOINERS else " " for character in str(value)).strip()
     return shown if len(shown) <= TEXT else shown[: TEXT - 1] + "…"
 
 
