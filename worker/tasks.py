@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 import app.tables  # noqa: F401  # all of them: a foreign key can only be sorted when its table is known
 from app import leases, queue
+from app.chats import progress as chats
 from app.checkpoints import service as checkpoints
 from app.database import Database
 from app.jobs.tables import Job
@@ -25,13 +26,18 @@ from app.runs import progress
 from app.runs.tables import Run
 from app.settings import Settings
 from app.workers import service as workers
-from worker import run_jobs, run_training
+from worker import deliver, memory, run_jobs, run_training
+from worker.chat import SpeakerProcess
 from worker.process import kill_left_behind
 
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 2
 REDISPATCH_SECONDS = 30.0
+SPEAKER_SECONDS = 1.0
+"""How often the child that answers is looked after."""
+POST_SECONDS = 1.0
+"""How often messages to webhooks and by e-mail are looked for."""
 NO_TORCH = (
     "This worker has no torch, so it cannot train. Install the training packages with: pip install 'luthier[train]' and restart the worker."
 )
@@ -80,21 +86,45 @@ class Station:
         self.devices, self.problem = find_devices(settings)
         self.id = ""
         slots = [] if self.problem else [device["slot"] for device in self.devices]
+        self.speaker = SpeakerProcess(database, settings)
+        self._training: set[str] = set()
         self.lanes = {
             "device": Lane("device", slots, self._device),
             "cpu": Lane("cpu", ["cpu"] * CPU_SLOTS, lambda slot: run_jobs.one(database, settings, self.id, "cpu", self.shutdown)),
+            "chat": Lane("chat", slots and ["chat"], self._chat),
         }
         self._threads: list[threading.Thread] = []
 
     def _device(self, slot: str) -> bool:
         if run_jobs.one(self.database, self.settings, self.id, "device", self.shutdown):
             return True
-        return run_training.one(self.database, self.settings, self.id, slot, self.shutdown)
+        with self.database.read() as session:
+            if not leases.waiting(session, Run):
+                return False
+        self._training.add(slot)
+        try:
+            self.speaker.make_room(slot)
+            return run_training.one(self.database, self.settings, self.id, slot, self.shutdown)
+        finally:
+            self._training.discard(slot)
+
+    def _chat(self, _: str) -> bool:
+        slots = [device["slot"] for device in self.devices]
+        if "cpu" not in slots and self._training.issuperset(slots) and self._others_can_talk():
+            return False
+        return self.speaker.one(self.id, slots, self._training, self.shutdown)
+
+    def _others_can_talk(self) -> bool:
+        """Whether another worker could answer that trains nothing."""
+        with self.database.read() as session:
+            alive = workers.alive(session, self.settings.lease_seconds)
+            busy = workers.doing(session)
+        return any("chat" in worker.lanes and worker.id not in busy for worker in alive if worker.id != self.id)
 
     @property
     def slots(self) -> int:
-        """How many jobs may run at once, over both lanes."""
-        return CPU_SLOTS + len(self.devices)
+        """How many jobs may run at once, over all lanes."""
+        return CPU_SLOTS + len(self.devices) + 1
 
     def arrive(self) -> None:
         """Register, free what dead workers of this host hold, and mend paths when the storage folder moved."""
@@ -105,7 +135,7 @@ class Station:
 
     def _register(self) -> None:
         with self.database.write() as session:
-            lanes = ["cpu"] if self.problem else ["device", "cpu"]
+            lanes = ["cpu"] if self.problem else list(queue.LANES)
             devices = [{name: value for name, value in device.items() if name != "slot"} for device in self.devices]
             self.id = workers.register(session, lanes=lanes, devices=devices, versions=versions(), problem=self.problem).id
 
@@ -117,6 +147,7 @@ class Station:
                 marks += progress.release_worker(session, dead)
                 for job in leases.owned_by(session, Job, dead):
                     run_jobs.give_back(session, job)
+                chats.release_worker(session, dead)
                 workers.leave(session, dead)
         for mark in marks:
             kill_left_behind(mark)
@@ -132,7 +163,7 @@ class Station:
                 *session.scalars(select(Run).where(Run.lease_owner.is_not(None))),
                 *session.scalars(select(Job).where(Job.lease_owner.is_not(None))),
             ]
-            held = {f"{row.id}-{row.attempt}" for row in rows}
+            held = {f"{row.id}-{row.attempt}" for row in rows} | {f"speaker-{worker.id}" for worker in workers.list_workers(session)}
         for folder in work.iterdir():
             if folder.name not in held and time.time() - folder.stat().st_mtime > self.settings.lease_seconds:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -142,6 +173,8 @@ class Station:
         for name, every, action in (
             ("heartbeat", self.settings.heartbeat_seconds, self.beat),
             ("sweep", self.settings.sweep_seconds, self.sweep),
+            ("speaker", min(SPEAKER_SECONDS, self.settings.heartbeat_seconds), self.keep_speaker),
+            ("post", POST_SECONDS, lambda: deliver.due(self.database, self.settings)),
         ):
             thread = threading.Thread(target=self._repeat, args=(every, action), name=name, daemon=True)
             thread.start()
@@ -157,11 +190,23 @@ class Station:
                 log.exception("The sweep failed; trying again.")
 
     def beat(self) -> None:
-        """Renew this worker's own heartbeat."""
+        """Renew this worker's own heartbeat, and say what its devices hold."""
+        used = {gpu.slot: gpu.used for gpu in memory.gpus()} if any(device["kind"] == "cuda" for device in self.devices) else {}
+        state = {
+            "devices": [{"used": used.get(device["slot"])} for device in self.devices],
+            "speaker": {"device": self.speaker.device, "models": list(self.speaker.names.values())},
+        }
         with self.database.write() as session:
-            known = workers.beat(session, self.id)
+            known = workers.beat(session, self.id, state)
         if not known:
             self._register()
+
+    def keep_speaker(self) -> None:
+        """Keep the child that answers alive, or let it go; a change is told at once."""
+        self.speaker.keep()
+        if self.speaker.changed.is_set():
+            self.speaker.changed.clear()
+            self.beat()
 
     def sweep(self) -> None:
         """Take over expired leases, say why runs wait, ring for what nobody took."""
@@ -169,6 +214,7 @@ class Station:
         with self.database.write() as session:
             progress.reap(session)
             run_jobs.reap(session)
+            chats.reap(session)
             workers.forget_silent(session, 3600)
             able = [worker for worker in workers.alive(session, self.settings.lease_seconds) if "device" in worker.lanes]
             progress.explain_waiting(
@@ -180,15 +226,20 @@ class Station:
             for lane in queue.LANES:
                 if leases.waiting(session, Job, Job.lane == lane):
                     lanes.add(lane)
+            questions_wait = chats.waiting(session)
         for lane in lanes:
             if self.lanes[lane].idle:
                 queue.tick(lane)
+        if questions_wait and self.lanes["chat"].idle:  # not by a bell, which another worker might hear that cannot answer now
+            threading.Thread(target=self.lanes["chat"].serve, args=(self.shutdown,), name="chat", daemon=True).start()
 
     def leave(self) -> None:
         """Say goodbye: what is left of our leases is free at once."""
         self.shutdown.set()
+        self.speaker.close()
         with self.database.write() as session:
             progress.release_worker(session, self.id)
+            chats.release_worker(session, self.id)
             for job in leases.owned_by(session, Job, self.id):
                 run_jobs.give_back(session, job)
             workers.leave(session, self.id)
@@ -196,38 +247,15 @@ class Station:
 
 def find_devices(settings: Settings) -> tuple[list[dict[str, Any]], str | None]:
     """Device slots of this machine, and why it cannot train, if so. Asks the driver, so that no GPU library is imported here."""
-    memory = psutil.virtual_memory().total
-    cpu = [{"slot": "cpu", "name": f"CPU, {os.cpu_count()} cores", "kind": "cpu", "memory_bytes": memory}]
+    total = psutil.virtual_memory().total
+    cpu = [{"slot": "cpu", "name": f"CPU, {os.cpu_count()} cores", "kind": "cpu", "memory_bytes": total}]
     problem = None if find_spec("torch") and find_spec("trl") else NO_TORCH
     if settings.device == "cpu":
         return cpu, problem
-    gpus = _nvidia()
+    gpus = [{"slot": gpu.slot, "name": gpu.name, "kind": "cuda", "memory_bytes": gpu.total} for gpu in memory.gpus()]
     if settings.device == "cuda" and not gpus:
         return [], problem or "LUTHIER_DEVICE is cuda, but nvidia-smi shows no GPU on this machine."
     return gpus or cpu, problem
-
-
-def _nvidia() -> list[dict[str, Any]]:
-    import subprocess
-
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    try:
-        answer = subprocess.run(
-            [program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    found = []
-    for line in answer.stdout.splitlines():
-        index, name, mebibytes = (part.strip() for part in line.split(",", 2))
-        found.append({"slot": f"cuda:{index}", "name": name, "kind": "cuda", "memory_bytes": int(float(mebibytes)) * 1024**2})
-    return found
 
 
 def versions() -> dict[str, Any]:
@@ -247,7 +275,7 @@ def drain(database: Database, settings: Settings, *, runs: bool = True) -> None:
     station.arrive()
     try:
         while run_jobs.one(database, settings, station.id, "cpu", station.shutdown) or (
-            runs and not station.problem and station._device(station.devices[0]["slot"])
+            not station.problem and (station._chat("chat") or (runs and station._device(station.devices[0]["slot"])))
         ):
             pass
     finally:

@@ -21,7 +21,7 @@ class ChatTopic:
     fragment_seconds = 0.1
     """How often a page gets the text anew at most; a person should see it flow."""
 
-    def __init__(self, render: Callable[[Session, str], str] | None = None) -> None:
+    def __init__(self, render: Callable[[Session, str, bool], str] | None = None) -> None:
         self._render = render
         self._told: set[str] = set()
 
@@ -80,6 +80,6 @@ class ChatTopic:
             frames.append(Frame.of(whole, kind, data))
         return frames, chat.seq
 
-    def fragment(self, session: Session, key: str) -> str:
-        """HTML of the turn that is going on."""
-        return self._render(session, key) if self._render else ""
+    def fragment(self, session: Session, key: str, after: int | None = None) -> str:
+        """HTML of the turn that is going on; of the whole conversation for a page that missed something."""
+        return self._render(session, key, after is not None) if self._render else ""

@@ -194,10 +194,14 @@ def _steer(request: Request, who: Principal, session: Session, chat_id: str, cha
     return page(request, "chats/_answered.html", who, chat=chat, turns=turns, may_write=True, **_targets(session, who.workspace_id, turns))
 
 
-def live_fragment(session: Session, chat_id: str) -> str:
-    """The turn that is going on, for whoever watches the chat."""
+def live_fragment(session: Session, chat_id: str, whole: bool = False) -> str:
+    """The turn that is going on, or the whole conversation, for whoever watches the chat."""
     chat = session.get(Chat, chat_id)
     if chat is None:
         return ""
     turns = views.turns(session, chat)
-    return templates().get_template("chats/_live.html").render(chat=chat, turns=turns, **_targets(session, chat.workspace_id, turns))
+    return (
+        templates()
+        .get_template("chats/_live.html")
+        .render(chat=chat, turns=turns, whole=whole, **_targets(session, chat.workspace_id, turns))
+    )
