@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from app.commands import checkpoints, datasets, doctor, people, runs
-from app.errors import ConfigError, StudioError
+from app.commands import chat, checkpoints, completion, datasets, doctor, login, orders, people
+from app.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound, StudioError, Unauthorized, Unavailable
 
 app = typer.Typer(
     name="luthier",
@@ -19,12 +20,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(runs.commands, name="run")
+app.add_typer(orders.commands, name="run")  # those of `runs`, and its own
 app.add_typer(datasets.commands, name="dataset")
 app.add_typer(checkpoints.commands, name="checkpoint")
 app.add_typer(people.tokens, name="token")
 app.add_typer(people.users, name="user")
+app.command("login")(login.login)
+app.command("logout")(login.logout)
+app.command("studios")(login.list_studios)
+app.command("chat")(chat.command)
+app.command("completion")(completion.command)
 app.command("doctor")(doctor.command)
+
+OK, FAILED, USAGE, AWAY, REFUSED = range(5)
+"""Exit codes: done; what was asked for failed; a mistake in the command or a setting; no studio there; the studio says no."""
 
 
 def _version(asked: bool) -> None:
@@ -36,8 +45,14 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False) -> None:
-    pass
+def _root(
+    studio: Annotated[
+        str | None, typer.Option("--studio", metavar="NAME", help="Studio to speak to, as named by `luthier login`; may stand anywhere.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    if studio is not None:
+        os.environ["LUTHIER_STUDIO"] = studio
 
 
 @app.command()
@@ -87,7 +102,11 @@ def migrate(
         raise ConfigError("Give either --down or --check.")
     settings = get_settings()
     if check:
-        migrations.check(settings)
+        try:
+            migrations.check(settings)
+        except ConfigError as error:
+            print(error.message, file=sys.stderr)
+            raise typer.Exit(FAILED) from None
     elif down is not None:
         migrations.downgrade(settings, down)
     else:
@@ -122,18 +141,49 @@ def _refusal(error: Exception) -> str | None:
     return None
 
 
+def _code(error: Exception) -> int:
+    """Exit code for an error that is not a fault of ours."""
+    if isinstance(error, Unavailable) or getattr(error, "status", 0) in (502, 503, 504):
+        return AWAY
+    if "app.commands.client" in sys.modules:
+        from app.commands.client import Refused
+
+        if isinstance(error, Refused):
+            return REFUSED
+    if isinstance(error, Invalid | ConfigError):
+        return USAGE
+    return REFUSED if isinstance(error, NotFound | Conflict | Forbidden | Unauthorized) else FAILED
+
+
+def _studio_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--studio NAME`, wherever it stands, before the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for place in range(end):
+        if arguments[place] == "--studio" and place + 1 < end:
+            return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
+        if arguments[place].startswith("--studio="):
+            return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
+    return arguments
+
+
 def main() -> None:
-    """Run a command. Exit code 1 and one sentence when it is refused, 130 after Ctrl-C."""
+    """Run a command. One sentence and an exit code when it is refused, 130 after Ctrl-C."""
+    sys.argv[1:] = _studio_first(sys.argv[1:])
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     try:
-        app()
+        app(prog_name="luthier")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(FAILED)
     except Exception as error:
         words = _refusal(error)
         if words is None:
             raise
         print(words, file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_code(error))
 
 
 if __name__ == "__main__":

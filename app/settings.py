@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from app.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
+TRACKERS = ("wandb", "mlflow", "trackio")
 
 
 def files(name: str) -> Path:
@@ -42,9 +44,12 @@ class Settings(BaseSettings):
     storage_url: str = ""
     """Folder of datasets and checkpoints, as a path or a `file://` URL; web and workers must see the same one. Empty: `storage` in HOME."""
     url: str = ""
-    """Studio that the commands `run` and `dataset` speak to. Empty: this machine, at HOST and PORT."""
+    """Studio that the commands `run`, `dataset` and `checkpoint` speak to. Empty: the one of `luthier login`, else this machine, at HOST and
+    PORT."""
     token: str = ""
-    """API token that the commands `run` and `dataset` send. Empty: the one that `luthier up` left in HOME."""
+    """API token that these commands send. Empty: the one of `luthier login`, or for this machine the one that `luthier up` left in HOME."""
+    studio: str = ""
+    """Name of the studio these commands speak to, as given to `luthier login`; `local` is this machine. The option `--studio` wins."""
     host: str = "127.0.0.1"
     """Address the web server listens on. The default is this machine alone."""
     port: int = Field(8000, ge=1, le=65535)
@@ -72,7 +77,9 @@ class Settings(BaseSettings):
     max_queued_runs: int = Field(1000, ge=1)
     """Most runs that may wait in the queue of one workspace."""
     login_attempts_per_minute: int = Field(10, ge=1)
-    """Failed sign-ins from one address in a minute before it has to wait."""
+    """Failed sign-ins from one address, or to one account, in a minute before it has to wait; each further time the wait is doubled."""
+    changes_per_minute: int = Field(1200, ge=0)
+    """Changes that one session or token may make over REST in a minute. 0: any number."""
     sample_prompts: int = Field(3, ge=0, le=16)
     """How many fixed prompts a run answers at its evaluation steps."""
     lease_seconds: float = Field(30.0, gt=0)
@@ -83,15 +90,66 @@ class Settings(BaseSettings):
     """How often lost leases and forgotten queue entries are looked for."""
     stall_seconds: float = Field(1800.0, gt=0)
     """A trainer that makes no step for this long is killed and started again from its last checkpoint."""
+    chat_idle_seconds: float = Field(300.0, gt=0)
+    """A model loaded for the playground is unloaded when nobody has asked it anything for this long."""
+    max_chat_answers: int = Field(4, ge=1)
+    """Answers one person may wait for at once in the playground and over REST."""
+    max_queued_answers: int = Field(100, ge=1)
+    """Most questions that may wait for a worker, of everybody together."""
     hub_url: str = "https://huggingface.co"
     """Model hub that checkpoints are imported from."""
     model_folders: str = ""
     """Folders an engineer may import checkpoints from, separated by `:`. Empty: only an admin may name a folder."""
+    trackers: str = ""
+    """Experiment trackers beside TensorBoard that runs are sent to, separated by commas: `wandb`, `mlflow`, `trackio`; each reads its own
+    variables in the worker's environment."""
+    webhook_http: bool = False
+    """Let webhooks go to `http://` addresses too; anybody on the way can read and change what they carry."""
+    webhook_networks: str = ""
+    """Networks webhooks may reach although they are not the public internet, separated by commas, such as `10.2.0.0/16`."""
+    smtp_url: str = ""
+    """Mail server, such as `smtp://user:password@mail.example.org:587` (with STARTTLS) or `smtps://…:465`. Empty: no e-mail is sent."""
+    mail_from: str = ""
+    """Sender of e-mails, such as `Luthier <luthier@example.org>`; needed with SMTP_URL."""
 
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("trackers", mode="after")
+    @classmethod
+    def _known_trackers(cls, value: str) -> str:
+        named = [name.strip().lower() for name in value.split(",") if name.strip()]
+        unknown = next((name for name in named if name not in TRACKERS), None)
+        if unknown is not None:
+            raise ValueError(f"there is no tracker “{unknown}”; there are {', '.join(TRACKERS)}, and TensorBoard is always on")
+        return ",".join(dict.fromkeys(named))
+
+    @field_validator("webhook_networks", mode="after")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for name in value.split(","):
+            if name.strip():
+                ipaddress.ip_network(name.strip())  # its ValueError says what is wrong
+        return value
+
+    @field_validator("smtp_url", mode="after")
+    @classmethod
+    def _mail_server(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in ("smtp", "smtps") or not urlsplit(value).hostname):
+            raise ValueError("it has the form smtp://user:password@host:587 or smtps://host:465")
+        return value
+
+    @property
+    def webhook_allowed(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Networks of `webhook_networks`."""
+        return [ipaddress.ip_network(name.strip()) for name in self.webhook_networks.split(",") if name.strip()]
+
+    @property
+    def tracker_names(self) -> list[str]:
+        """Trackers beside TensorBoard."""
+        return [name for name in self.trackers.split(",") if name]
 
     @property
     def database(self) -> str:

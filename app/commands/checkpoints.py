@@ -1,4 +1,4 @@
-"""`luthier checkpoint`: list and import models of a studio, over REST."""
+"""`luthier checkpoint`: list, import, fetch and delete models of a studio, over REST."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from app.errors import Invalid
 if TYPE_CHECKING:
     from app.commands.client import Studio
 
-commands = typer.Typer(help="Checkpoints: list, import.", no_args_is_help=True)
+commands = typer.Typer(help="Checkpoints: list, import, pull, delete.", no_args_is_help=True)
 
+Named = Annotated[str, typer.Argument(help="Name of the checkpoint, its id, or the beginning of that.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -88,3 +89,56 @@ def guess_source(ref: str) -> str:
     if ref.startswith(("/", "./", "../", "~")) or ref.count("/") > 1:
         raise Invalid(f"There is no folder {ref} on this machine. For one on the worker's machine add --source folder.", field="ref")
     return "hub"
+
+
+@commands.command("show")
+def show(checkpoint: Named, as_json: AsJson = False) -> None:
+    """Show one checkpoint."""
+    found = _studio().find("checkpoints", checkpoint)
+    if as_json:
+        output.as_json(found)
+        return
+    metrics = found.get("metrics") or {}
+    flat = {name: value for name, value in found.items() if name not in ("metrics", "progress", "shapes", "config")}
+    output.fields(
+        [
+            *flat.items(),
+            *((f"metrics.{name}", value if isinstance(value, str) else output.number(value)) for name, value in sorted(metrics.items())),
+        ]
+    )
+
+
+@commands.command("pull")
+def pull(
+    checkpoint: Named,
+    to: Annotated[Path | None, typer.Option(help="Folder to make; one with the checkpoint's name here, unless given.")] = None,
+    format: Annotated[str | None, typer.Option(help="adapter, or merged: a whole model. Adapters come as they are, unless given.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of merged weights: stored, float32, bfloat16 or float16.")] = "stored",
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a checkpoint into a folder; one that broke off goes on where it stopped."""
+    from app.commands import pull as pulling
+
+    folder, files = pulling.pull(_studio(), checkpoint, to, format, dtype)
+    if as_json:
+        output.as_json({"folder": str(folder), "files": files})
+    else:
+        print(folder)
+        output.note(f"{len(files)} files are in {folder}.")
+
+
+@commands.command("delete")
+def delete(
+    checkpoint: Named,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a checkpoint that nothing else needs."""
+    studio = _studio()
+    found = studio.find("checkpoints", checkpoint)
+    output.confirm(f"Delete “{output.plain(found['name'])}” with its files? This cannot be undone.", yes=yes)
+    studio.delete(f"/checkpoints/{found['id']}")
+    if as_json:
+        output.as_json({"deleted": [found["id"]]})
+    else:
+        print(f"{found['id']} is deleted.")

@@ -7,17 +7,21 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
+from app.commands import studios
 from app.errors import ConfigError, NotFound, StudioError, Unavailable
 from app.settings import Settings, get_settings
 
 TOKEN_FILE = "token"
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+IDS = {"runs": "run_", "datasets": "ds_", "checkpoints": "ckpt_"}
+ID_LENGTH = 18
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)  # the server pings every 15 s
 
 
@@ -60,7 +64,8 @@ def answers(settings: Settings) -> bool:
         return False
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -69,32 +74,38 @@ def _is_loopback(url: str) -> bool:
 
 
 class Studio:
-    """A studio that is spoken to over REST."""
+    """A studio that is spoken to over REST: the one named by the settings, else that of the last login, else this machine's."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, known: studios.Known | None = None) -> None:
         settings = settings or get_settings()
-        self.address = (settings.url or local_address(settings)).rstrip("/")
+        if known is None:
+            known = studios.of_address(settings.url) if settings.url else studios.chosen(settings.studio)
+        else:
+            settings = settings.model_copy(update={"url": "", "token": ""})
+        self.address = (settings.url or (known.url if known else local_address(settings))).rstrip("/")
         if urlsplit(self.address).scheme not in ("http", "https"):
             raise ConfigError(f"LUTHIER_URL is “{settings.url}”, and it starts with neither http:// nor https://.", field="url")
-        headers = {} if settings.url else local_headers(settings)
-        headers["Authorization"] = f"Bearer {self._token(settings)}"
+        headers = {} if settings.url or known else local_headers(settings)
+        headers["Authorization"] = f"Bearer {self._token(settings, known)}"
         # A proxy of the environment has nothing to do with a studio on this machine.
-        self._http = httpx.Client(base_url=self.address, headers=headers, timeout=TIMEOUT, trust_env=not _is_loopback(self.address))
+        self._http = httpx.Client(base_url=self.address, headers=headers, timeout=TIMEOUT, trust_env=not is_loopback(self.address))
 
-    def _token(self, settings: Settings) -> str:
+    def _token(self, settings: Settings, known: studios.Known | None) -> str:
         if settings.token:
             return settings.token.strip()
-        if not _is_loopback(self.address) and settings.url:
+        if known is not None:
+            return known.token
+        if not is_loopback(self.address) and settings.url:
             # The token in HOME is for this machine's studio and is sent nowhere else.
             raise ConfigError(
-                f"Set LUTHIER_TOKEN to an API token of {self.address}; `luthier token create` prints one there.", field="token"
+                f"Set LUTHIER_TOKEN to an API token of {self.address}, or sign in with `luthier login {self.address}`.", field="token"
             )
         try:
             return (settings.home / TOKEN_FILE).read_text().strip()
         except OSError:
             raise ConfigError(
                 f"There is no API token: LUTHIER_TOKEN is not set, and no {settings.home / TOKEN_FILE} is there. `luthier up` leaves one; "
-                "`luthier token create --name NAME` prints another.",
+                "`luthier login URL` signs in to a studio elsewhere.",
                 field="token",
             ) from None
 
@@ -112,6 +123,33 @@ class Studio:
             more["json"] = body
         return self._call("POST", path, headers={"Idempotency-Key": str(uuid.uuid4())}, **more)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """Send a PATCH."""
+        return self._call("PATCH", path, json=body)
+
+    def delete(self, path: str) -> None:
+        """Send a DELETE."""
+        self._call("DELETE", path)
+
+    @contextmanager
+    def download(self, path: str, first: int = 0, **query: Any) -> Iterator[httpx.Response]:
+        """A file below `/api/v1`, from a byte on; whether the studio minds that is in the answer's status (206).
+
+        Raises:
+            Refused: the studio does not give it.
+            Unavailable: the studio does not answer.
+        """
+        headers = {"Range": f"bytes={first}-"} if first else {}
+        headers["Accept-Encoding"] = "identity"
+        try:
+            with self._http.stream("GET", f"/api/v1{path}", params=query, headers=headers) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._read(answer)
+                yield answer
+        except httpx.TransportError as error:
+            raise self._away(error) from None
+
     def _call(self, method: str, path: str, *, tries: int = 3, **more: Any) -> Any:
         for attempt in range(1, tries + 1):
             try:
@@ -126,7 +164,8 @@ class Studio:
 
     def _away(self, error: httpx.TransportError) -> Unavailable:
         why = "takes too long to answer" if isinstance(error, httpx.TimeoutException) else "does not answer"
-        return Unavailable(f"The studio at {self.address} {why}. Start one with `luthier up`, or name another with LUTHIER_URL.")
+        words = "Start one with `luthier up`, or sign in to another with `luthier login URL`."
+        return Unavailable(f"The studio at {self.address} {why}. {words}")
 
     def _read(self, answer: httpx.Response) -> Any:
         if answer.is_success:
@@ -156,38 +195,48 @@ class Studio:
                 return
             after = piece["next"]
 
-    def find(self, kind: str, name_or_id: str) -> dict[str, Any]:
-        """A checkpoint or dataset (`kind` is the plural in its path) by id or by name; of several versions of a dataset, the newest.
+    def find(self, kind: str, wanted: str) -> dict[str, Any]:
+        """A run, checkpoint or dataset (`kind` is the plural in its path) by id, by name, or by the beginning of its id.
+
+        Of several versions of a dataset that bear a name the newest is meant; `name@3` names one.
 
         Raises:
             NotFound: there is none.
-            Refused: several bear the name.
+            Refused: several are meant.
         """
-        word = kind.removesuffix("s")
-        name, at, version = name_or_id.rpartition("@") if kind == "datasets" else ("", "", "")
-        name, version = (name, version) if at and version.isdigit() else (name_or_id, "")
-        by_id = None
-        if name.startswith(("ds_", "ckpt_", "run_")):
+        beginning = IDS[kind]
+        if wanted.startswith(beginning):
             try:
-                by_id = self.get(f"/{kind}/{quote(name_or_id, safe='@')}")
+                return dict(self.get(f"/{kind}/{quote(wanted, safe='@')}"))
             except Refused as error:
                 if error.status != 404:
                     raise
-        if by_id is not None:
-            return dict(by_id)
-        found = [each for each in self.all(f"/{kind}") if each["name"] == name and (not version or each.get("version") == int(version))]
-        if kind == "datasets":
-            found = sorted(found, key=lambda each: -int(each["version"]))[:1]
-        elif len(found) > 1:
-            usable = [each for each in found if each["status"] == "ready"]
-            found = usable if usable else found[:1]
+        found = self._named(kind, wanted)
+        if not found and wanted.startswith(beginning) and len(wanted) >= len(beginning) + 3:
+            # Lists go from the newest id downwards, so those with this beginning come first after the highest one it could have.
+            after = wanted.ljust(len(beginning) + ID_LENGTH, "z")
+            piece = self.get(f"/{kind}", limit=3, after=after)["data"]
+            found = [each for each in piece if each["id"].startswith(wanted)]
+        word = kind.removesuffix("s")
         if not found:
-            raise NotFound(f"There is no {word} “{name_or_id}”. `luthier {word} list` shows what there is.")
+            raise NotFound(f"There is no {word} “{wanted}”. `luthier {word} list` shows what there is.")
         if len(found) > 1:
-            raise Refused(
-                f"{len(found)} {kind} are called “{name}”; give the id: {', '.join(each['id'] for each in found)}.", 409, "conflict"
-            )
+            ids = ", ".join(each["id"] for each in found[:5])
+            raise Refused(f"“{wanted}” could be several {kind}; give the id: {ids}{' …' if len(found) > 5 else ''}.", 409, "conflict")
         return found[0]
+
+    def _named(self, kind: str, wanted: str) -> list[dict[str, Any]]:
+        name, at, version = wanted.rpartition("@") if kind == "datasets" else ("", "", "")
+        name, version = (name, version) if at and version.isdigit() else (wanted, "")
+        found = [
+            each for each in self.all(f"/{kind}", q=name) if each["name"] == name and (not version or each.get("version") == int(version))
+        ]
+        if kind == "datasets":
+            return sorted(found, key=lambda each: -int(each["version"]))[:1]
+        if kind == "checkpoints" and len(found) > 1:
+            usable = [each for each in found if each["status"] == "ready"]
+            return usable or found[:1]
+        return found
 
     def events(self, topic: str, cursor: int) -> Iterator[Event]:
         """Live events of a topic from a cursor on, until the connection ends.

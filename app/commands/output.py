@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from app.errors import Invalid
+
 
 def plain(text: object) -> str:
     """Text without control characters: what came from data must not steer the terminal."""
@@ -20,14 +22,15 @@ def as_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]], empty: str, *, upper: bool = True) -> None:
     """Print rows in columns as wide as they need, or a sentence when there is none."""
+    titles = [plain(title.upper() if upper else title) for title in titles]
     texts = [[plain("" if cell is None else cell) for cell in row] for row in rows]
     if not texts:
         print(empty)
         return
     widths = [max(len(title), *(len(row[column]) for row in texts)) for column, title in enumerate(titles)]
-    for row in [[title.upper() for title in titles], *texts]:
+    for row in [titles, *texts]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -42,6 +45,21 @@ def fields(values: Iterable[tuple[str, object]]) -> None:
 def note(text: str) -> None:
     """Tell people something that is not part of the result (standard error)."""
     print(text, file=sys.stderr, flush=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is lost.
+
+    Raises:
+        Invalid: the answer is no, or there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Invalid(f"{question} There is nobody to ask here: add --yes.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Invalid("Nothing was deleted.")
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +17,10 @@ from app.errors import Invalid
 if TYPE_CHECKING:
     from app.commands.client import Studio
 
-commands = typer.Typer(help="Runs: create, follow, pause, resume, cancel.", no_args_is_help=True)
+commands = typer.Typer(help="Runs: create, follow, compare, pause, resume, cancel.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunId = Annotated[str, typer.Argument(help="Id of the run, or its name when only one of the newest bears it.")]
+RunId = Annotated[str, typer.Argument(help="Name of the run, its id, or the beginning of that.")]
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -29,20 +30,14 @@ def _studio() -> Studio:
     return Studio()
 
 
-def find_run(studio: Studio, name_or_id: str) -> str:
-    """Id of a run.
+def find_run(studio: Studio, wanted: str) -> str:
+    """Id of a run, from its name, its id, or the beginning of that.
 
     Raises:
-        Invalid: no run, or more than one, bears the name.
+        NotFound: no run is meant.
+        Refused: several are.
     """
-    if name_or_id.startswith("run_"):
-        return name_or_id
-    named = [run["id"] for run in studio.all("/runs", limit=200, q=name_or_id) if run["name"] == name_or_id]
-    if len(named) != 1:
-        raise Invalid(
-            f"There is no run “{name_or_id}”." if not named else f"Several runs are called “{name_or_id}”; give the id: {', '.join(named)}."
-        )
-    return str(named[0])
+    return str(studio.find("runs", wanted)["id"])
 
 
 def value_of(text: str) -> Any:
@@ -74,8 +69,8 @@ def pairs(given: list[str], option: str) -> dict[str, Any]:
     return found
 
 
-def read_file(file: Path) -> dict[str, Any]:
-    """The settings of a run from a YAML or JSON file, named as in REST.
+def read_file(file: str | Path) -> dict[str, Any]:
+    """The settings of a run from a YAML or JSON file (`-`: standard input), named as in REST.
 
     Raises:
         Invalid: the file cannot be read as such.
@@ -83,7 +78,8 @@ def read_file(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if str(file) == "-" else Path(file).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise Invalid(f"{file} cannot be read: {(error.strerror or str(error)).lower()}.", field="file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -103,51 +99,44 @@ def _numbers(value: Any) -> Any:
     return value
 
 
+Method = Annotated[str | None, typer.Option(help="Objective, such as sft.")]
+Tuner = Annotated[str | None, typer.Option(help="Which weights may change, such as lora.")]
+Model = Annotated[str | None, typer.Option("--checkpoint", help="Model to start from: name or id.")]
+Data = Annotated[str | None, typer.Option(help="Dataset: name (its newest version), name@version or id.")]
+EvalData = Annotated[str | None, typer.Option(help="Dataset to evaluate on.")]
+Params = Annotated[list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="Setting of the method; may be repeated.")]
+TunerParams = Annotated[
+    list[str] | None, typer.Option("-t", "--tuner-param", metavar="KEY=VALUE", help="Setting of the tuner; may be repeated.")
+]
+File = Annotated[
+    str | None, typer.Option("--file", help="YAML or JSON with the same names as in REST; `-` is standard input. Options win over it.")
+]
+
+
 @commands.command("create")
 def create(
-    method: Annotated[str | None, typer.Option(help="Objective, such as sft.")] = None,
-    tuner: Annotated[str | None, typer.Option(help="Which weights may change, such as lora.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Model to start from: name or id.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset: name (its newest version), name@version or id.")] = None,
-    eval_dataset: Annotated[str | None, typer.Option(help="Dataset to evaluate on.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="Setting of the method; may be repeated.")
-    ] = None,
-    tuner_param: Annotated[
-        list[str] | None, typer.Option("-t", "--tuner-param", metavar="KEY=VALUE", help="Setting of the tuner; may be repeated.")
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="YAML or JSON file with the same names as in REST; options win over it.")] = None,
+    method: Method = None,
+    tuner: Tuner = None,
+    checkpoint: Model = None,
+    dataset: Data = None,
+    eval_dataset: EvalData = None,
+    param: Params = None,
+    tuner_param: TunerParams = None,
+    file: File = None,
     name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of shuffling, dropout and new weights.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher ones start first.", min=-100, max=100)] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Tag; may be repeated.")] = None,
+    notes: Annotated[str | None, typer.Option(help="Text to keep with it.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show progress and loss until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a run. With --follow the exit code is 0 only when it succeeds."""
-    body = read_file(file) if file else {}
-    given = {
-        "method": method,
-        "tuner": tuner,
-        "checkpoint": checkpoint,
-        "dataset": dataset,
-        "eval_dataset": eval_dataset,
-        "name": name,
-        "seed": seed,
-        "tags": tag,
-    }
-    body |= {key: value for key, value in given.items() if value is not None}
-    for field, option, values in (("params", "-p", param), ("tuner_params", "-t", tuner_param)):
-        if values:
-            body[field] = {**(body.get(field) or {}), **pairs(values, option)}
-    for needed in ("method", "checkpoint", "dataset"):
-        if not body.get(needed):
-            raise Invalid(f"A run needs --{needed}. `luthier run create --help` lists the options.", field=needed)
+    given = {"name": name, "seed": seed, "priority": priority, "tags": tag, "notes": notes}
+    given |= {"method": method, "tuner": tuner, "checkpoint": checkpoint, "dataset": dataset, "eval_dataset": eval_dataset}
+    body = _body(file, given, param, tuner_param)
     studio = _studio()
-    body["checkpoint"] = studio.find("checkpoints", str(body["checkpoint"]))["id"]
-    for field in ("dataset", "eval_dataset"):
-        if body.get(field):
-            body[field] = studio.find("datasets", str(body[field]))["id"]
-    run = studio.post("/runs", body)
+    run = studio.post("/runs", resolved(studio, body))
     if not follow:
         if as_json:
             output.as_json(run)
@@ -156,6 +145,70 @@ def create(
             output.note(f"Queued “{output.plain(run['name'])}”: {studio.address}/runs/{run['id']}")
         return
     _follow(studio, run["id"], as_json=as_json)
+
+
+@commands.command("plan")
+def plan(
+    method: Method = None,
+    tuner: Tuner = None,
+    checkpoint: Model = None,
+    dataset: Data = None,
+    eval_dataset: EvalData = None,
+    param: Params = None,
+    tuner_param: TunerParams = None,
+    file: File = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reckon what a run would do and take, without starting it."""
+    given = {"method": method, "tuner": tuner, "checkpoint": checkpoint, "dataset": dataset, "eval_dataset": eval_dataset}
+    body = _body(file, given, param, tuner_param)
+    studio = _studio()
+    found = studio.post("/runs/plan", resolved(studio, body))
+    if as_json:
+        output.as_json(found)
+        return
+    memory = found.get("memory") or {}
+    parameters, total = found["trainable_parameters"], found["total_parameters"]
+    output.fields(
+        [
+            ("trainable", f"{parameters:,} of {total:,} weights" if parameters is not None and total else None),
+            ("steps", found["steps"]),
+            ("epochs", output.number(found["epochs"], "")),
+            ("rows", found["rows"]),
+            ("tokens", f"{found['tokens']:,}" if found["tokens"] is not None else None),
+            ("learning_rate", found["learning_rate"]),
+            ("memory", output.size(memory["total"]) if memory else None),
+            ("fits", {True: "yes", False: "no", None: None}[memory.get("fits")] if memory else None),
+            ("time", output.duration(found["seconds"]) if found["seconds"] is not None else None),
+            ("device", found["device"]),
+        ]
+    )
+    for note in [*found["notes"], *found["suggestions"]]:
+        output.note(output.plain(note))
+
+
+def _body(file: str | None, given: dict[str, Any], param: list[str] | None, tuner_param: list[str] | None) -> dict[str, Any]:
+    """The run as it is sent, with names where ids will be.
+
+    Raises:
+        Invalid: the file or an option cannot be read, or something is missing.
+    """
+    body = read_file(file) if file else {}
+    body |= {key: value for key, value in given.items() if value is not None}
+    for field, option, values in (("params", "-p", param), ("tuner_params", "-t", tuner_param)):
+        if values:
+            body[field] = {**(body.get(field) or {}), **pairs(values, option)}
+    for needed in ("method", "checkpoint", "dataset"):
+        if not body.get(needed):
+            raise Invalid(f"A run needs --{needed}. `luthier run create --help` lists the options.", field=needed)
+    return body
+
+
+def resolved(studio: Studio, body: dict[str, Any]) -> dict[str, Any]:
+    """The run with ids in place of names."""
+    ids = {"checkpoint": studio.find("checkpoints", str(body["checkpoint"]))["id"]}
+    ids |= {field: studio.find("datasets", str(body[field]))["id"] for field in ("dataset", "eval_dataset") if body.get(field)}
+    return {**body, **ids}
 
 
 def _follow(studio: Studio, run_id: str, *, as_json: bool) -> None:
@@ -172,11 +225,13 @@ def _follow(studio: Studio, run_id: str, *, as_json: bool) -> None:
 @commands.command("list")
 def list_runs(
     status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    q: Annotated[str | None, typer.Option("--search", "-q", help="Only runs with this in their name, method, model or dataset.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=10_000)] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
-    runs = list(_studio().all("/runs", limit=limit, status=status))
+    runs = list(_studio().all("/runs", limit=limit, status=status, q=q, tag=tag))
     if as_json:
         output.as_json(runs)
         return
@@ -286,30 +341,3 @@ def metrics(
     odd = {(name, step): kind for name, listed in found.get("nonfinite", {}).items() for step, kind in listed}
     rows = [[name, step, odd.get((name, step), value)] for name, series in sorted(found["data"].items()) for step, value in series]
     output.table(["name", "step", "value"], rows, "There are no points yet.")
-
-
-def _order(run: str, order: str, *, as_json: bool) -> None:
-    studio = _studio()
-    answer = studio.post(f"/runs/{find_run(studio, run)}/{order}")
-    if as_json:
-        output.as_json(answer)
-    else:
-        print(f"{answer['id']} is {answer['status']}.")
-
-
-@commands.command("cancel")
-def cancel(run: RunId, as_json: AsJson = False) -> None:
-    """Stop a run for good; its checkpoints stay."""
-    _order(run, "cancel", as_json=as_json)
-
-
-@commands.command("pause")
-def pause(run: RunId, as_json: AsJson = False) -> None:
-    """Have a run write a checkpoint and free its device."""
-    _order(run, "pause", as_json=as_json)
-
-
-@commands.command("resume")
-def resume(run: RunId, as_json: AsJson = False) -> None:
-    """Let a run go on from its last checkpoint."""
-    _order(run, "resume", as_json=as_json)

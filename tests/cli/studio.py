@@ -33,15 +33,16 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
         "LUTHIER_HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / "config"),
         **{f"LUTHIER_{name}": value for name, value in more.items()},
     }
 
 
 def luthier(*arguments: str, env: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [*LUTHIER, *arguments], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, **{"timeout": 60, "check": False, **more}
-    )
+    if "input" not in more:
+        more["stdin"] = subprocess.DEVNULL
+    return subprocess.run([*LUTHIER, *arguments], env=env, capture_output=True, text=True, **{"timeout": 60, "check": False, **more})
 
 
 def until(condition: Callable[[], Any], seconds: float, complaint: str | Callable[[], str]) -> Any:

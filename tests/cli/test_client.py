@@ -69,23 +69,29 @@ def test_a_file_nobody_can_read_is_failed_with_its_reason(studio: Up, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        (["dataset", "add", "/nowhere/at/all.jsonl"], "There is no file"),
-        (["dataset", "show", "nothing of this name"], "There is no dataset"),
-        (["dataset", "show", "ds_000000000000000000"], "There is no dataset"),
-        (["run", "show", "run_000000000000000000"], "no such run"),
-        (["run", "show", "nothing"], "There is no run"),
-        (["run", "create", "--method", "sft"], "--checkpoint"),
-        (["run", "create", "--method", "sft", "--checkpoint", "nothing", "--dataset", "x"], "There is no checkpoint"),
-        (["run", "create", "-p", "oops"], "key=value"),
-        (["checkpoint", "import", "./nothing"], "There is no folder"),
-        (["checkpoint", "import", "../a b/c.gguf", "--source", "hub"], "owner/name"),
+        (["dataset", "add", "/nowhere/at/all.jsonl"], "There is no file", 2),
+        (["dataset", "show", "nothing of this name"], "There is no dataset", 4),
+        (["dataset", "show", "ds_000000000000000000"], "There is no dataset", 4),
+        (["dataset", "export", "x", "rows.txt"], "--format", 2),
+        (["run", "show", "run_000000000000000000"], "There is no run", 4),
+        (["run", "show", "nothing"], "There is no run", 4),
+        (["run", "create", "--method", "sft"], "--checkpoint", 2),
+        (["run", "create", "--method", "sft", "--checkpoint", "nothing", "--dataset", "x"], "There is no checkpoint", 4),
+        (["run", "create", "-p", "oops"], "key=value", 2),
+        (["run", "compare", "one"], "There is no run", 4),
+        (["run", "edit", "one"], "Say what to change", 2),
+        (["checkpoint", "import", "./nothing"], "There is no folder", 2),
+        (["checkpoint", "import", "../a b/c.gguf", "--source", "hub"], "owner/name", 4),
+        (["checkpoint", "pull", "nothing"], "There is no checkpoint", 4),
+        (["chat", "nothing", "Hello"], "There is no checkpoint", 4),
+        (["run", "list", "--studio", "elsewhere"], "no login", 2),
     ],
 )
-def test_a_refusal_is_printed_as_its_message_only(studio: Up, arguments: list[str], words: str) -> None:
+def test_a_refusal_is_printed_as_its_message_only(studio: Up, arguments: list[str], words: str, code: int) -> None:
     done = studio.run(*arguments)
-    assert done.returncode == 1 and words in done.stderr, done.stderr
+    assert done.returncode == code and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -94,24 +100,24 @@ def test_a_refusal_is_printed_as_its_message_only(studio: Up, arguments: list[st
 
 def test_without_a_studio_it_says_how_to_start_one(tmp_path: Path) -> None:
     nothing = luthier("run", "list", env=environment(tmp_path, PORT=str(free_port())))
-    assert nothing.returncode == 1 and "luthier up" in nothing.stderr and "LUTHIER_TOKEN" in nothing.stderr
+    assert nothing.returncode == 2 and "luthier up" in nothing.stderr and "LUTHIER_TOKEN" in nothing.stderr
     away = luthier("run", "list", env=environment(tmp_path, PORT=str(free_port()), TOKEN="lt_a_b"))
-    assert away.returncode == 1 and "does not answer" in away.stderr and len(away.stderr.splitlines()) == 1
+    assert away.returncode == 3 and "does not answer" in away.stderr and len(away.stderr.splitlines()) == 1
 
 
 def test_the_local_token_is_never_sent_to_another_machine(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("lt_local_secret")
     done = luthier("run", "list", env=environment(tmp_path, URL="http://studio.example.invalid"))
-    assert done.returncode == 1 and "LUTHIER_TOKEN" in done.stderr
+    assert done.returncode == 2 and "LUTHIER_TOKEN" in done.stderr
 
 
 def test_a_wrong_token_and_a_role_that_may_not_are_said_in_words(studio: Up, tmp_path: Path) -> None:
     wrong = luthier("run", "list", env={**studio.env, "LUTHIER_TOKEN": "lt_a_b"})
-    assert wrong.returncode == 1 and "unknown, revoked or too old" in wrong.stderr
+    assert wrong.returncode == 4 and "unknown, revoked or too old" in wrong.stderr
     viewer = studio.json("token", "create", "--name", "v", "--role", "viewer")["token"]
     file = write_rows(tmp_path / "x.jsonl", [{"text": "x"}])
     refused = luthier("dataset", "add", str(file), env={**studio.env, "LUTHIER_TOKEN": viewer})
-    assert refused.returncode == 1 and "viewer" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert refused.returncode == 4 and "viewer" in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert luthier("run", "list", env={**studio.env, "LUTHIER_TOKEN": viewer, "LUTHIER_URL": studio.address + "/"}).returncode == 0
 
 
@@ -129,7 +135,7 @@ def test_a_server_that_is_no_studio_is_told_as_such(tmp_path: Path) -> None:
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         done = luthier("run", "list", env=environment(tmp_path, URL=f"http://127.0.0.1:{server.server_port}", TOKEN="lt_a_b"))
-        assert done.returncode == 1 and "Is it a Luthier?" in done.stderr
+        assert done.returncode == 4 and "Is it a Luthier?" in done.stderr
     finally:
         server.shutdown()
         server.server_close()

@@ -21,7 +21,25 @@ from app.settings import Settings
 from tests.cli.studio import environment, luthier
 from tests.servers import free_port, missing, postgres_database
 
-COMMANDS = ("up", "demo", "web", "worker", "migrate", "run", "dataset", "checkpoint", "token", "user", "settings", "doctor")
+COMMANDS = (
+    "login",
+    "logout",
+    "studios",
+    "chat",
+    "completion",
+    "up",
+    "demo",
+    "web",
+    "worker",
+    "migrate",
+    "run",
+    "dataset",
+    "checkpoint",
+    "token",
+    "user",
+    "settings",
+    "doctor",
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -88,7 +106,7 @@ def test_passwords_are_hidden(url: str, shown: str) -> None:
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
     for name, value in {"PORT": "eighty", "DEVICE": "tpu", "STORAGE_URL": "s3://bucket"}.items():
         done = luthier("settings", env=environment(tmp_path, **{name: value}))
-        assert done.returncode == 1 and f"LUTHIER_{name}" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert done.returncode == 2 and f"LUTHIER_{name}" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_migrate_goes_up_down_and_checks(env: dict[str, str]) -> None:
@@ -100,7 +118,7 @@ def test_migrate_goes_up_down_and_checks(env: dict[str, str]) -> None:
     assert luthier("migrate", env=env).returncode == 0
     assert luthier("migrate", "--check", env=env).returncode == 0
     strange = luthier("migrate", "--down", "nowhere", env=env)
-    assert strange.returncode == 1 and len(strange.stderr.splitlines()) == 1
+    assert strange.returncode == 2 and len(strange.stderr.splitlines()) == 1
 
 
 def test_tokens_are_made_listed_and_revoked(env: dict[str, str]) -> None:
@@ -110,10 +128,10 @@ def test_tokens_are_made_listed_and_revoked(env: dict[str, str]) -> None:
     assert made["id"] in listed and "nightly" in listed and made["token"] not in listed
     assert luthier("token", "revoke", made["id"], env=env).returncode == 0
     again = luthier("token", "revoke", made["id"], env=env)
-    assert again.returncode == 1 and "no such token" in again.stderr
+    assert again.returncode == 4 and "no such token" in again.stderr
     assert json.loads(luthier("token", "list", "--json", env=env).stdout) == []
     wrong = luthier("token", "create", "--name", "x", "--role", "king", env=env)
-    assert wrong.returncode == 1 and "no role" in wrong.stderr
+    assert wrong.returncode == 2 and "no role" in wrong.stderr
 
 
 def test_users_are_added_and_get_links(env: dict[str, str]) -> None:
@@ -123,12 +141,12 @@ def test_users_are_added_and_get_links(env: dict[str, str]) -> None:
     assert names == {"admin": "admin", "Ada": "engineer"}
     assert luthier("user", "link", "Ada", env=env).stdout.startswith("http://127.0.0.1:8000/login?token=")
     nobody = luthier("user", "link", "Nobody", env=env)
-    assert nobody.returncode == 1 and "no user" in nobody.stderr
+    assert nobody.returncode == 4 and "no user" in nobody.stderr
 
 
 def test_commands_on_an_empty_database_say_what_to_run(tmp_path: Path) -> None:
     done = luthier("user", "list", env=environment(tmp_path / "home"))
-    assert done.returncode == 1 and "luthier migrate" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and "luthier migrate" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def doctor(env: dict[str, str]) -> tuple[int, dict[str, dict[str, str]]]:

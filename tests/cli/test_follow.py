@@ -73,7 +73,7 @@ def follow(home: Path, url: str, *more: str) -> tuple[int, str, str]:
 
 
 def test_without_a_stream_it_asks_until_the_run_ends(tmp_path: Path) -> None:
-    with studio([{"status": "queued", "queue_place": 2}, 503, {}, {"status": "succeeded", "step": 3}]) as url:
+    with studio([{}, {"status": "queued", "queue_place": 2}, 503, {}, {"status": "succeeded", "step": 3}]) as url:
         code, out, said = follow(tmp_path, url)
     assert code == 0 and out == "run_x\n"
     assert said.splitlines() == ["queued, 2 in line", "running", "succeeded", "Succeeded after 3 steps with a loss of 2."]
@@ -108,7 +108,7 @@ def test_the_stream_shows_points_and_ends_with_the_run(tmp_path: Path) -> None:
 def test_a_run_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     with studio([404]) as url:
         code, _, said = follow(tmp_path, url)
-    assert code == 1 and said == "Not now.\n"
+    assert code == 4 and said == "Not now.\n"
 
 
 @pytest.mark.parametrize(
