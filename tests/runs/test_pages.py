@@ -71,11 +71,13 @@ def test_names_and_reasons_are_escaped(client: TestClient, stack: Stack, ids: di
     with stack.database.write() as session:
         run = session.get(Run, ids["failed"])
         assert run is not None
-        run.name, run.reason, run.tags = "<script>alert(1)</script>", "<img src=x>. <b>", ["<i>"]
+        run.name, run.reason, run.tags = "<script>alert(1)</script>", "<img src=x>. <b>", ["<s>"]
         run.notes = "<u>"
-    for path in ("/runs", f"/runs/{ids['failed']}", f"/runs/{ids['failed']}?tab=config", "/palette"):
+    own = [f"/runs/{ids['failed']}{tab}" for tab in ("", "?tab=config", f"?tab=config&against={ids['live']}", "?tab=system")]
+    other = [f"/runs/compare?runs={ids['failed']},{ids['live']},<script>", "/runs?tag=<s>&q=<u>", f"/runs/new?from={ids['failed']}"]
+    for path in ("/runs", *own, *other):
         text = client.get(path).text
-        assert not re.search(r"<script>|<img|<i>|<u>", text), path
+        assert not re.search(r"<script>|<img|<s>|<u>", text), path
 
 
 def test_before_and_after_with_wilson_intervals(client: TestClient, ids: dict[str, str]) -> None:
