@@ -40,14 +40,15 @@ def login(
     known = studios.Known(name, address, secret)
     studio = Studio(known=known)
     try:
-        workspaces = [each["name"] for each in studio.get("/workspaces")["data"]]
+        me = studio.get("/me")
     finally:
         studio.close()
     studios.keep(known)
     if as_json:
-        output.as_json({"name": name, "url": address, "workspaces": workspaces})
+        output.as_json({"name": name, "url": address, "user": me["name"], "role": me["role"], "workspace": me["workspace"]})
     else:
-        output.note(f"Signed in to {address} as “{name}”, workspace {output.plain(', '.join(workspaces) or '(none)')}.")
+        words = f"Signed in to {address} (“{name}”) as {me['name']}, {me['role']} in the workspace “{me['workspace']}”."
+        output.note(output.plain(words))
 
 
 def _address(url: str) -> str:

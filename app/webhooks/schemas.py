@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.accounts.schemas import Moment
 
 Event = Literal["run.succeeded", "run.failed", "run.cancelled", "dataset.ready", "dataset.failed"]
-EVENTS: tuple[str, ...] = ("run.succeeded", "run.failed", "run.cancelled", "dataset.ready", "dataset.failed")
+EVENTS: dict[str, str] = {
+    "run.succeeded": "A run has done all its steps.",
+    "run.failed": "A run has failed for good.",
+    "run.cancelled": "Somebody cancelled a run.",
+    "dataset.ready": "A dataset was read and can be used.",
+    "dataset.failed": "A dataset could not be read.",
+}
 TEST = "test"
 
 
