@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,9 +180,11 @@ def _cell(value: Any) -> str:
 def check(session: Session) -> Chain:
     """Reckon the whole chain anew."""
     count, before = 0, FIRST
-    for entry in session.scalars(select(AuditEntry).order_by(AuditEntry.number).execution_options(yield_per=1000)):
-        count += 1
-        if entry.number != count or _chained(before, entry) != entry.hash:
-            return Chain(count, entry.hash, count)
-        before = entry.hash
+    query = select(AuditEntry).order_by(AuditEntry.number).execution_options(yield_per=1000)
+    with closing(session.scalars(query)) as rows:
+        for entry in rows:
+            count += 1
+            if entry.number != count or _chained(before, entry) != entry.hash:
+                return Chain(count, entry.hash, count)
+            before = entry.hash
     return Chain(count, before, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts import audit, people
@@ -30,7 +30,7 @@ class Opened:
     by: str
 
 
-def _still_open() -> tuple[object, ...]:
+def _still_open() -> tuple[ColumnElement[bool], ...]:
     return Invite.used_at.is_(None), Invite.revoked_at.is_(None), Invite.expires_at > now()
 
 

@@ -92,7 +92,7 @@ def verified(kept: str | None, password: str) -> tuple[bool, str | None]:
 
 def check_sign_in(session: Session, name: str, password: str) -> Checked | None:
     """Whom a name (or e-mail address) and a password sign in; None when they do not, whatever the reason, in the same time."""
-    given = unicodedata.normalize("NFC", name).strip()
+    given = unicodedata.normalize("NFC", name.replace("\x00", " ")).strip()
     named = or_(User.name == given, func.lower(User.name) == given.lower(), User.email == given.lower())
     found = list(session.scalars(select(User).where(named, User.disabled_at.is_(None)).limit(2)))
     user = found[0] if len(found) == 1 else None

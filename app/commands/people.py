@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -139,7 +139,7 @@ def list_users(as_json: AsJson = False) -> None:
     from app.database import iso
 
     with _session() as session:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": each.id,
                 "name": each.name,
@@ -254,7 +254,7 @@ def enable(person: Person, as_json: AsJson = False) -> None:
     _say(answer, f"{output.plain(answer['name'])} may sign in again.", as_json)
 
 
-def _say(answer: dict[str, object], words: str, as_json: bool) -> None:
+def _say(answer: Mapping[str, object], words: str, as_json: bool) -> None:
     if as_json:
         output.as_json(answer)
     else:
