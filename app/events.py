@@ -52,7 +52,11 @@ class Frame:
 
 
 class Source(Protocol):
-    """Where the frames of one kind of topic come from. `key` is the part behind the colon."""
+    """Where the frames of one kind of topic come from. `key` is the part behind the colon.
+
+    One that may be followed by its id has a method `admit(session, workspace_id, key)`, and one whose HTML should flow faster than others'
+    an attribute `fragment_seconds`.
+    """
 
     def now(self, session: Session, key: str) -> int:
         """The newest cursor."""
@@ -63,8 +67,8 @@ class Source(Protocol):
     def frames(self, session: Session, key: str, after: int) -> tuple[list[Frame], int]:
         """What came after a cursor, and the cursor that holds then."""
 
-    def fragment(self, session: Session, key: str) -> str:
-        """HTML that shows the present state, or an empty string."""
+    def fragment(self, session: Session, key: str, after: int | None = None) -> str:
+        """HTML that shows the present state (with `after`: at least of what came after that cursor), or an empty string."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,22 @@ class Hub:
         """
         kind, _, key = topic.partition(":")
         if kind not in self.sources:
-            raise Invalid(f"There is no topic “{topic}”. Topics are run:ID and queue.", field="topics")
+            raise Invalid(f"There is no topic “{topic}”. Topics are run:ID, chat:ID and queue.", field="topics")
         return self.sources[kind], key
+
+    def admit(self, session: Session, workspace_id: str, topic: str) -> str:
+        """See that a workspace may follow a topic, and return it.
+
+        Raises:
+            Invalid: there is no such kind of topic.
+            NotFound: it is of another workspace, or not there.
+        """
+        source, key = self.source(topic)
+        admit = getattr(source, "admit", None)
+        if admit is None:
+            raise Invalid(f"The topic “{topic}” cannot be followed by its id.", field="topics")
+        admit(session, workspace_id, key)
+        return topic
 
     # ---- the tailer thread
 
@@ -231,11 +249,11 @@ class Hub:
             if not wanted:
                 self._unrendered.discard(topic)
                 continue
-            if now - self._rendered.get(topic, 0.0) < FRAGMENT_SECONDS:
+            source, key = self.source(topic)
+            if now - self._rendered.get(topic, 0.0) < getattr(source, "fragment_seconds", FRAGMENT_SECONDS):
                 continue
             self._rendered[topic] = now
             self._unrendered.discard(topic)
-            source, key = self.source(topic)
             html = source.fragment(session, key)
             if html:
                 self._send(Delivery(topic, -1, -1, [Frame.fragment(html)]), html=True)
@@ -298,8 +316,12 @@ class Hub:
                 subscriber.cursors[topic] = source.now(session, key)
                 parts = [subscriber.id_line() + b"event: hello\ndata: {}\n\n"]
             else:
-                frames, cursor = source.frames(session, key, subscriber.cursors[topic])
+                after = subscriber.cursors[topic]
+                frames, cursor = source.frames(session, key, after)
                 parts = _encode(subscriber, topic, frames, cursor)
+                html = source.fragment(session, key, after) if frames and subscriber.html else ""
+                if html:
+                    parts.append(Frame.fragment(html).body)
         with self._lock:
             self._tails.setdefault(topic, subscriber.cursors[topic])
         return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -23,20 +24,36 @@ from starlette.types import Scope
 
 from app import __version__, answers
 from app.accounts import service as accounts
+from app.chats import live as chat_live
+from app.chats import pages as chat_pages
 from app.database import Database, get_database
 from app.errors import ConfigError
 from app.events import Hub, Source
 from app.runs import live
 from app.runs import pages as run_pages
 from app.runs import service as runs
-from app.security import Attempts, BodyLimit, Faults, SameOrigin, SecurityHeaders, TrustedHosts
+from app.security import Attempts, BodyLimit, Faults, Heads, Rates, SameOrigin, SecurityHeaders, TrustedHosts
 from app.settings import Settings, files, get_settings
 from app.web import cookie_name, needed, uses_https
 from app.workers import service as workers
 
 log = logging.getLogger(__name__)
 
-NOUNS = ("accounts", "datasets", "checkpoints", "plans", "runs", "metrics", "workers", "methods", "jobs")
+NOUNS = (
+    "accounts",
+    "datasets",
+    "checkpoints",
+    "exports",
+    "plans",
+    "chats",
+    "system",
+    "runs",
+    "metrics",
+    "workers",
+    "methods",
+    "jobs",
+    "webhooks",
+)
 
 
 class Static(StaticFiles):
@@ -70,6 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = get_database() if own else Database(settings.database)
     app.state.attempts = Attempts(settings.login_attempts_per_minute)
+    app.state.rates = Rates(settings.changes_per_minute)
+    app.state.streams = Counter()
     app.state.facts = _frame_facts()
     answers.install(app)
     app.mount("/static", Static(directory=files("static"), check_dir=False), name="static")
@@ -90,6 +109,7 @@ def _guards(settings: Settings, takes_files: Callable[[str, str], bool]) -> list
         Middleware(TrustedHosts, hosts=settings.hosts, refuse=refuse),
         Middleware(BodyLimit, upload_bytes=settings.max_upload_bytes, takes_files=takes_files, refuse=refuse),
         Middleware(SameOrigin, cookie=cookie_name(settings), refuse=refuse),
+        Middleware(Heads),
         Middleware(GZipMiddleware, minimum_size=1024, compresslevel=5),
     ]
 
@@ -148,4 +168,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _live_topics() -> dict[str, Source]:
     """Kinds of topics a page may follow, with what renders their fragments."""
-    return {"run": live.RunTopic(run_pages.live_fragment), "queue": live.QueueTopic(run_pages.row_fragment)}
+    return {
+        "run": live.RunTopic(run_pages.live_fragment),
+        "queue": live.QueueTopic(run_pages.row_fragment),
+        "chat": chat_live.ChatTopic(chat_pages.live_fragment),
+    }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import app.accounts.tables
+import app.chats.tables
 import app.checkpoints.tables
 import app.datasets.tables
+import app.exports.tables
 import app.jobs.tables
 import app.metrics.tables
 import app.runs.tables
+import app.webhooks.tables
 import app.workers.tables  # noqa: F401
 from app.database import Base
 

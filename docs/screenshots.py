@@ -1,67 +1,184 @@
-"""Takes the pictures of docs/images from a throw-away studio with made-up work. `python docs/screenshots.py` (needs Chromium)."""
+"""Takes the pictures of the docs from a studio that really works: fine-tunes a small model first. `python docs/screenshots.py` (Chromium).
+
+Every page in light and dark, on a wide screen, a tablet and a phone, goes into docs/images/all (not committed); those that the docs show go
+into docs/images. `--home FOLDER` keeps the work, so that a second call takes pictures only.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from tests.browser.conftest import ARGUMENTS, serve  # noqa: E402  # the studio and its work are those of the browser tests
-from tests.browser.seed import Trainer  # noqa: E402
+from work import Work, bring_data, studio, train, until  # noqa: E402  # the folder docs is no package
 
-FOLDER = ROOT / "docs" / "images"
-WIDE, NARROW = (1440, 900), (390, 844)
-PICTURES = [
-    ("runs-light", "/runs", "light", WIDE),
-    ("runs-dark", "/runs", "dark", WIDE),
-    ("run-light", "/runs/{live}", "light", WIDE),
-    ("run-dark", "/runs/{live}", "dark", WIDE),
-    ("overlay-light", "/runs/{live}?with={lr1e4},{r64}", "light", WIDE),
-    ("outcome-dark", "/runs/{outcome}", "dark", WIDE),
-    ("failed-dark", "/runs/{failed}", "dark", WIDE),
-    ("samples-light", "/runs/{live}?tab=samples", "light", WIDE),
-    ("new-light", "/runs/new?from={live}", "light", WIDE),
-    ("mobile-run", "/runs/{live}", "dark", NARROW),
-    ("mobile-runs", "/runs", "light", NARROW),
-]
+IMAGES = ROOT / "docs" / "images"
+SIZES = {"1440": (1440, 900), "1024": (1024, 768), "390": (390, 844)}
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+PAGES = {
+    "runs": "/runs",
+    "run": "/runs/{good}",
+    "run-live": "/runs/{live}",
+    "run-overlay": "/runs/{good}?with={small}",
+    "run-samples": "/runs/{good}?tab=samples",
+    "run-logs": "/runs/{good}?tab=logs",
+    "run-config": "/runs/{good}?tab=config",
+    "run-checkpoints": "/runs/{good}?tab=checkpoints",
+    "run-system": "/runs/{good}?tab=system",
+    "run-history": "/runs/{good}?tab=history",
+    "run-failed": "/runs/{wild}",
+    "run-dpo": "/runs/{dpo}",
+    "compare": "/runs/compare?runs={good},{small},{full}",
+    "new": "/runs/new?dataset={sums}",
+    "new-again": "/runs/new?from={good}",
+    "datasets": "/datasets",
+    "dataset": "/datasets/{sums}",
+    "dataset-problems": "/datasets/{odd}",
+    "dataset-pairs": "/datasets/{pairs}",
+    "dataset-add": "/datasets/new",
+    "models": "/models",
+    "model": "/models/{model}",
+    "model-tuned": "/models/{tuned}",
+    "model-import": "/models/import",
+    "exports": "/exports",
+    "playground": "/playground/{chat}",
+    "playground-empty": "/playground",
+    "system": "/system",
+    "settings": "/settings",
+    "settings-tokens": "/settings/tokens",
+    "settings-sessions": "/settings/sessions",
+    "settings-people": "/settings/people",
+    "settings-workspaces": "/settings/workspaces",
+    "settings-limits": "/settings/limits",
+    "settings-audit": "/settings/audit",
+    "settings-webhooks": "/settings/webhooks",
+    "rest": "/docs",
+    "login": "/login",
+    "nothing-here": "/runs/nothing",
+}
+SHOWN = {
+    "run-light": ("run-live", "light", "1440"),
+    "run-dark": ("run-live", "dark", "1440"),
+    "runs-light": ("runs", "light", "1440"),
+    "runs-dark": ("runs", "dark", "1440"),
+    "compare-light": ("compare", "light", "1440"),
+    "outcome-dark": ("run", "dark", "1440"),
+    "failed-dark": ("run-failed", "dark", "1440"),
+    "samples-light": ("run-samples", "light", "1440"),
+    "new-light": ("new-again", "light", "1440"),
+    "dataset-light": ("dataset-problems", "light", "1440"),
+    "model-light": ("model-tuned", "light", "1440"),
+    "playground-light": ("playground", "light", "1440"),
+    "system-dark": ("system", "dark", "1440"),
+    "mobile-run": ("run-live", "dark", "390"),
+    "mobile-runs": ("runs", "light", "390"),
+}
+"""Picture of the docs -> page, theme and width."""
 
 
 def main() -> None:
-    """Take every picture."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    with (
-        tempfile.TemporaryDirectory() as home,
-        contextmanager(serve)(Path(home), seeded=True) as studio,
-        Trainer(studio.database, studio.ids["live"], seconds=0.5),
-        sync_playwright() as playwright,
-    ):
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS.split())
-        state = {"cookies": studio.cookies(), "origins": []}
-        for name, path, scheme, (width, height) in PICTURES:
+    """Work, then take every picture."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--home", type=Path, help="a studio's folder to work in, and to find the work of an earlier call in")
+    options.add_argument("--only", default="", help="names of pages, separated by commas")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        home = (given.home or Path(temporary)).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        with studio(home) as work:
+            _work(work)
+            with sync_playwright() as playwright:
+                chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+                browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+                _take(browser, work, [name for name in given.only.split(",") if name] or list(PAGES))
+                browser.close()
+
+
+def _work(work: Work) -> None:
+    kept = work.home / "pictures.json"
+    if kept.exists():
+        work.ids = json.loads(kept.read_text())
+        return
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    bring_data(work)
+    train(work, say)
+    _chat(work)
+    work.ask("POST", "/exports", json={"checkpoint": work.ids["tuned"], "format": "adapter"})
+    kept.write_text(json.dumps(work.ids))
+
+
+def _chat(work: Work) -> None:
+    """Ask the base and the tuned checkpoint the same, and remember the conversation."""
+    sent = {
+        "checkpoints": [work.ids["model"], work.ids["tuned"]],
+        "messages": [{"role": "user", "content": "What is 47 + 38?"}],
+        "sampling": {"temperature": 0, "max_tokens": 40},
+        "stream": False,
+    }
+    work.ask("POST", "/chats", json=sent)
+    work.ids["chat"] = work.ask("GET", "/chats")["data"][0]["id"]
+
+
+def _take(browser: Browser, work: Work, names: list[str]) -> None:
+    folder = IMAGES / "all"
+    folder.mkdir(parents=True, exist_ok=True)
+    until(lambda: work.ask("GET", f"/runs/{work.ids['live']}")["step"] > 30 or "pictures only", 600)
+    state = _sign_in(browser, work)
+    for width, (across, down) in SIZES.items():
+        for theme in ("light", "dark"):
             context = browser.new_context(
-                base_url=studio.url,
-                viewport={"width": width, "height": height},
-                color_scheme="dark" if scheme == "dark" else "light",
-                storage_state=state,  # type: ignore[arg-type]
+                base_url=work.url,
+                viewport={"width": across, "height": down},
+                color_scheme="dark" if theme == "dark" else "light",
+                reduced_motion="reduce",
+                storage_state=state,
             )
             page = context.new_page()
-            page.goto(path.format(**studio.ids))
-            if page.locator("#charts").count():
-                page.wait_for_selector("#charts .uplot")
-            if page.locator("#plan").count():
-                page.wait_for_selector("#plan dl")
-            page.wait_for_timeout(700)
-            page.screenshot(path=FOLDER / f"{name}.png")
+            for name in names:
+                _settled(page, PAGES[name].format(**work.ids))
+                page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
+                for shown, (what, *where) in SHOWN.items():
+                    if [what, *where] == [name, theme, width]:
+                        page.screenshot(path=IMAGES / f"{shown}.png")
             context.close()
-        browser.close()
+
+
+def _sign_in(browser: Browser, work: Work) -> Any:
+    from subprocess import run
+
+    told = run(
+        [sys.executable, "-c", "from app.cli import main; main()", "user", "link"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "LUTHIER_HOME": str(work.home), "LUTHIER_PORT": work.url.rpartition(":")[2]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(next(word for word in told.split() if word.startswith("http")))
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+def _settled(page: Page, path: str) -> None:
+    """Open a page and wait until what is drawn late is drawn."""
+    page.goto(path)
+    if page.locator("#charts").count():
+        page.wait_for_selector("#charts .uplot, #charts .empty")
+    if page.locator("#plan").count():
+        page.wait_for_selector("#plan dl, #plan .notes")
+    page.wait_for_timeout(500)
 
 
 if __name__ == "__main__":

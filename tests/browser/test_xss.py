@@ -155,7 +155,7 @@ PAGES = [
 def test_page_is_inert(wary: Page, hostile: Studio, path: str) -> None:
     query = str(httpx.QueryParams({"q": PAYLOADS[0], "tag": PAYLOADS[1], "method": PAYLOADS[2]}))
     wary.goto(path.format(query=query, **hostile.ids))
-    wary.wait_for_function("document.readyState === 'complete'")
+    wary.wait_for_load_state("load")
     wary.mouse.move(300, 300)
     wary.keyboard.press("Tab")
     wary.wait_for_timeout(150)  # payloads that work do so within a moment

@@ -2,7 +2,14 @@
 import { isTyping, one } from "../dom.js";
 import { openPalette } from "./palette.js";
 
-const GO = /** @type {Record<string, string>} */ ({ r: "/runs", d: "/datasets", m: "/models", s: "/settings" });
+const GO = /** @type {Record<string, string>} */ ({
+  r: "/runs",
+  d: "/datasets",
+  m: "/models",
+  p: "/playground",
+  s: "/system",
+  ",": "/settings",
+});
 const MEMORY = 1200;
 
 /** Start the behaviour. */
@@ -18,7 +25,9 @@ export function startKeys() {
     }
     if ((event.ctrlKey || event.metaKey) && key === "enter" && target instanceof HTMLTextAreaElement && target.form) {
       event.preventDefault();
-      target.form.requestSubmit();
+      const press = target.dataset.press ? one(`${target.dataset.press} button`) : null;
+      if (press) press.click();
+      else target.form.requestSubmit();
       return;
     }
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(target) || one("dialog[open]")) return;
