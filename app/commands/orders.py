@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from app.commands import output
-from app.commands.runs import AsJson, RunId, _follow, _studio, commands, find_run
+from app.commands.runs import AsJson, RunId, _follow, _studio, find_run
+from app.commands.runs import commands as commands
 from app.errors import Invalid
 
 RunIds = Annotated[list[str], typer.Argument(help="Names of runs, their ids, or the beginnings of those.")]
