@@ -132,7 +132,7 @@ def _taken(folder: Path, *, weights: bool) -> list[Content]:
         entries = read_manifest(folder)["files"]
     except ValueError as error:
         raise Failed(f"The files of the checkpoint are damaged: {error}. Nothing was exported.", "damaged") from error
-    found = []
+    found: list[Content] = []
     for name, entry in sorted(entries.items()):
         suffix = Path(name).suffix.lower()
         is_weight = suffix == ".safetensors" or name in _OF_THE_WEIGHTS

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,8 @@ def delete(session: Session, workspace_id: str, checkpoint_id: str) -> None:
     paths = [checkpoint.path or import_path(checkpoint), *_counted(session, checkpoint)]
     session.delete(checkpoint)
     session.flush()
-    after_commit(session, lambda: [storage.remove(path) for path in paths])
+    for path in paths:
+        after_commit(session, partial(storage.remove, path))
 
 
 def _counted(session: Session, checkpoint: Checkpoint) -> list[str]:
