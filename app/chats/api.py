@@ -21,7 +21,7 @@ from app.web import After, Limit, Page, Reader, ReadSession, Writer, WriteSessio
 router = api_router("chats")
 
 STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-EVENTS = {
+EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events `token` (`{answer, place, text, tokens}`), `answer` (how one stands; with its whole text "
         "once it has ended) and, last, `done`. With `stream: false` the chat with its answers as JSON.",

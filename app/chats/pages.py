@@ -177,8 +177,7 @@ def keep_answer(
 ) -> Response:
     """Add an answer to a dataset: as an example, or as the better one of a pair."""
     chat = service.get(session, who.workspace_id, chat_id)
-    asked = {"better": better, "worse": worse or None, "dataset_id": dataset, "name": name}
-    made = keep.keep(session, who.workspace_id, who.user_id, chat.id, **asked)
+    made = keep.keep(session, who.workspace_id, who.user_id, chat.id, better=better, worse=worse or None, dataset_id=dataset, name=name)
     if is_partial(request):
         return page(request, "chats/_kept.html", who, made=made)
     return see_other(f"/datasets/{made.id}")

@@ -227,7 +227,7 @@ def _database(session: Session, settings: Settings | None) -> dict[str, Any]:
 def _revision(session: Session) -> str | None:
     there = "SELECT name FROM sqlite_master" if session.get_bind().dialect.name == "sqlite" else "SELECT tablename AS name FROM pg_tables"
     if session.scalar(text(f"SELECT count(*) FROM ({there}) AS t WHERE name = 'alembic_version'")):
-        return session.scalar(text("SELECT version_num FROM alembic_version"))
+        return str(session.scalar(text("SELECT version_num FROM alembic_version")))
     return None
 
 
@@ -253,7 +253,8 @@ def _failures(session: Session, workspace_id: str) -> list[dict[str, Any]]:
     )
     for run in session.scalars(failed_runs):
         note("run", run.name, run.reason, f"/runs/{run.id}", run.finished_at)
-    for table, kind, where in ((Dataset, "dataset", "/datasets"), (Checkpoint, "model", "/models")):
+    made: tuple[tuple[type[Any], str, str], ...] = ((Dataset, "dataset", "/datasets"), (Checkpoint, "model", "/models"))
+    for table, kind, where in made:
         failed = or_(table.status == "failed", table.status == "quarantined")
         query = select(table).where(table.workspace_id == workspace_id, failed).order_by(table.id.desc()).limit(FAILURES)
         for row in session.scalars(query):

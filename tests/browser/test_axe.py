@@ -31,6 +31,8 @@ PAGES = [
     "/datasets/new",
     "/models",
     "/models/import",
+    "/playground",
+    "/system",
     "/settings",
     "/docs",
     "/runs/nothing",

@@ -66,7 +66,9 @@ def test_a_conversation_goes_on_is_edited_and_deleted(client: TestClient, stack:
     chat_id = begin(client, first, "How are you?", **{"with": second, "system": "Be kind."})
     say(stack, "**Fine**, thanks.", "So so.")
     shown = client.get(f"/playground/{chat_id}").text
-    assert "<strong>Fine</strong>" in shown and "So so." in shown and "8.0 tok/s" in shown and "0.5s" in shown and "Which is better?" in shown
+    assert (
+        "<strong>Fine</strong>" in shown and "So so." in shown and "8.0 tok/s" in shown and "0.5s" in shown and "Which is better?" in shown
+    )
     form = {**FORM, "checkpoint": first, "with": second}
     assert client.post(f"/playground/{chat_id}/messages", data={**form, "text": "And now?"}).status_code == 303
     busy = client.post(f"/playground/{chat_id}/messages", data={**form, "text": "Hello?"})
