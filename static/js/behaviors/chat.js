@@ -2,6 +2,7 @@
 import { all, one } from "../dom.js";
 
 const NEAR = 160;
+const MARGIN = 40;
 
 /** Start the behaviour. */
 export function startChat() {
@@ -36,9 +37,11 @@ export function startChat() {
 
   // Whoever reads further up is left in peace; otherwise the newest words stay in view.
   let atEnd = true;
-  const end = () => document.documentElement.scrollHeight - innerHeight - scrollY;
-  addEventListener("scroll", () => (atEnd = end() < NEAR), { passive: true });
-  const follow = () => atEnd && scrollTo({ top: document.documentElement.scrollHeight });
+  const below = () => (one("#thread")?.getBoundingClientRect().bottom ?? 0) + form.offsetHeight + MARGIN - innerHeight;
+  addEventListener("scroll", () => (atEnd = below() < NEAR), { passive: true });
+  const follow = () => {
+    if (atEnd && below() > 0) scrollBy({ top: below() });
+  };
   document.addEventListener("htmx:after:swap", follow);
   if (one("#thread .turn")) follow();
 
