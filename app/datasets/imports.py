@@ -125,7 +125,7 @@ def remap(session: Session, workspace_id: str, user_id: str | None, dataset_id: 
     dataset = service.get(session, workspace_id, dataset_id)
     if dataset.status == "importing":
         raise Conflict(f"“{dataset.name}” is still being imported. Wait until that is done.")
-    if (dataset.lineage or {}).get("kind") == "recipe":
+    if (dataset.lineage or {}).get("recipe"):
         raise Conflict(f"“{dataset.name}” was made by a recipe and has no columns to map.")
     if dataset.status == "ready":
         return _again(session, dataset, user_id, mapping, {"kind": "mapping"})
@@ -138,6 +138,7 @@ def remap(session: Session, workspace_id: str, user_id: str | None, dataset_id: 
 
 def _again(session: Session, parent: Dataset, user_id: str | None, mapping: dict[str, str] | None, lineage: dict[str, Any]) -> Dataset:
     new = new_id("ds")
+    origin = {name: value for name, value in (parent.lineage or {}).items() if name in ("recipe", "params", "part")}
     dataset = _add(
         session,
         parent.workspace_id,
@@ -151,7 +152,7 @@ def _again(session: Session, parent: Dataset, user_id: str | None, mapping: dict
         source_sha256=parent.source_sha256,
         path=f"datasets/{new}",
         parent_id=parent.id,
-        lineage={**lineage, "from": parent.id, "from_version": parent.version, "file": parent.source_name},
+        lineage={**origin, **lineage, "from": parent.id, "from_version": parent.version, "file": parent.source_name},
     )
     jobs.enqueue(session, workspace_id=parent.workspace_id, kind="import_dataset", subject_id=dataset.id, created_by=user_id)
     return dataset

@@ -54,7 +54,7 @@ def list_datasets(request: Request, who: Reader, session: ReadSession, q: _Short
         "datasets/list.html",
         who,
         datasets=shown,
-        versions=service.version_counts(session, who.workspace_id),
+        beside=service.beside(session, shown),
         shapes=shapes.SHAPES,
         older=shown[-1].id if len(found) > PAGE_ROWS else None,
         q=q,
@@ -67,8 +67,7 @@ def list_datasets(request: Request, who: Reader, session: ReadSession, q: _Short
 def list_row(request: Request, who: Reader, session: ReadSession, dataset_id: str) -> Response:
     """A line of the list, asked for again while its import goes on."""
     dataset = service.get(session, who.workspace_id, dataset_id)
-    counts = service.version_counts(session, who.workspace_id)
-    return page(request, "datasets/_row.html", who, dataset=dataset, versions=counts, shapes=shapes.SHAPES)
+    return page(request, "datasets/_row.html", who, dataset=dataset, beside=service.beside(session, [dataset]), shapes=shapes.SHAPES)
 
 
 # --- one dataset ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app import leases, storage
 from app.database import Base, after_commit
-from app.datasets.tables import Dataset, Problem
+from app.datasets.tables import Dataset, Problem, TokenCount
 from app.errors import Conflict, NotFound
 from app.jobs import service as jobs
 
@@ -96,6 +97,30 @@ def version_counts(session: Session, workspace_id: str) -> dict[str, int]:
     """How many versions each name has."""
     query = select(Dataset.name, func.count()).where(Dataset.workspace_id == workspace_id).group_by(Dataset.name)
     return {name: count for name, count in session.execute(query)}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a list shows of a dataset beside its own row."""
+
+    versions: int = 1
+    tokens: int | None = None
+    runs: int = 0
+
+
+def beside(session: Session, datasets: list[Dataset]) -> dict[str, Beside]:
+    """Versions, counted tokens and runs of several datasets, by their id."""
+    if not datasets:
+        return {}
+    ids = [dataset.id for dataset in datasets]
+    names = version_counts(session, datasets[0].workspace_id)
+    runs = Base.metadata.tables["runs"]
+    used: Counter[str] = Counter()
+    for column in (runs.c.dataset_id, runs.c.eval_dataset_id):
+        used.update({row[0]: row[1] for row in session.execute(select(column, func.count()).where(column.in_(ids)).group_by(column))})
+    ready = select(TokenCount.dataset_id, func.min(TokenCount.tokens)).where(TokenCount.dataset_id.in_(ids), TokenCount.status == "ready")
+    counted = {row[0]: row[1] for row in session.execute(ready.group_by(TokenCount.dataset_id))}
+    return {each.id: Beside(names.get(each.name, 1), counted.get(each.id), used[each.id]) for each in datasets}
 
 
 def used_by(session: Session, dataset: Dataset, limit: int = 50) -> list[tuple[str, str, str]]:

@@ -11,9 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.datasets import service
+from app.datasets.tables import TokenCount
 from tests.datasets.test_datasets import BAD, ready
 from tests.datasets.test_upload import LINES, ROWS
-from tests.factories import add_run
+from tests.factories import add_checkpoint, add_run
 
 HTMX = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
@@ -150,3 +151,26 @@ def test_parquet_holds_what_the_rows_hold(api: TestClient, work: Callable[..., N
 
     expected = [{name: cell(name, value) for name, value in row.items()} for row in plain]
     assert back == expected
+
+
+def test_the_list_says_what_there_is_to_know(client: TestClient, api: TestClient, work: Callable[..., None], stack: Any) -> None:
+    made = ready(api, work, BAD, name="listed")
+    with stack.database.write() as session:
+        add_run(session, stack.workspace_id, dataset_id=made["id"])
+        add_run(session, stack.workspace_id, eval_dataset_id=made["id"])
+        checkpoint = add_checkpoint(session, stack.workspace_id)
+        session.add(TokenCount(dataset_id=made["id"], checkpoint_id=checkpoint.id, status="ready", tokens=1_234_567))
+    row = client.get(f"/datasets/{made['id']}/row").text
+    for words in ("1.23 M", "2 errors", "2 runs"):
+        assert words in row and words in client.get("/datasets?q=listed").text, words
+
+
+def test_a_split_of_made_data_remembers_the_recipe(api: TestClient, client: TestClient, work: Callable[..., None]) -> None:
+    made = api.post("/api/v1/recipes/arithmetic/runs", json={"name": "sums", "rows": 60}).json()["id"]
+    work(runs=False)
+    split = api.post(f"/api/v1/datasets/{made}/split", json={"split": {"eval": 0.2}}).json()["id"]
+    work(runs=False)
+    found = api.get(f"/api/v1/datasets/{split}").json()
+    assert (found["status"], found["eval_rows"], found["lineage"]["recipe"]) == ("ready", 12, "arithmetic")
+    assert "recipe <b>arithmetic</b>" in client.get(f"/datasets/{split}").text
+    assert api.post(f"/api/v1/datasets/{split}/map", json={"mapping": {"text": "prompt"}}).status_code == 409
