@@ -14,8 +14,11 @@ from playwright.sync_api import Browser, Dialog, Page, expect
 from sqlalchemy.orm import Session
 
 from app.accounts import service as accounts
+from app.chats.tables import Answer, Chat, Turn
+from app.exports.tables import Export
 from app.runs import progress
 from app.runs.tables import RunEvent, RunLog, RunSample
+from app.webhooks.tables import Delivery, Webhook
 from tests.browser.conftest import Studio, serve
 from tests.browser.seed import Trainer, add_worker, fill
 from tests.factories import add_checkpoint, add_dataset, add_run
@@ -73,8 +76,36 @@ def _fill(session: Session, here: Studio) -> None:
             session.add(RunLog(run_id=run.id, seq=1, number=number, at=time.time(), attempt=1, level="info", text=text))
             session.add(RunEvent(run_id=run.id, seq=1, number=number, attempt=1, kind="note", message=text, data={}))
         here.ids[short] = run.id
+    _fill_others(session, here, model.id)
     for text in PAYLOADS[:40]:
         accounts.create_token(session, name=text[:100], role="viewer", user_id=here.admin_id, workspace_id=workspace)
+
+
+def _fill_others(session: Session, here: Studio, model: str) -> None:
+    """A conversation, an export, a webhook with messages, people, invites, audit."""
+    workspace = here.workspace_id
+    chat = Chat(workspace_id=workspace, title=PAYLOADS[0], checkpoints=[model, model], system=PAYLOADS[1], seq=1)
+    session.add(chat)
+    session.flush()
+    for number, text in enumerate(PAYLOADS):
+        session.add(Turn(chat_id=chat.id, number=number + 1, prompt=text))
+        for place in range(2):
+            answer = Answer(workspace_id=workspace, chat_id=chat.id, turn=number + 1, place=place, checkpoint_name=text, text=text, seq=1)
+            answer.status, answer.reason = ("done", None) if number % 2 else ("failed", text)
+            session.add(answer)
+    export = Export(
+        workspace_id=workspace, checkpoint_id=model, checkpoint_name=PAYLOADS[0], format="adapter", file_name=f"{PAYLOADS[0]}.zip"
+    )
+    export.status, export.reason, export.log = "failed", "\n".join(PAYLOADS), [[0.0, text] for text in PAYLOADS]
+    session.add(export)
+    hook = Webhook(workspace_id=workspace, url=f"https://example.org/{PAYLOADS[0]}", secret="whsec_x", disabled_reason=PAYLOADS[2])
+    session.add(hook)
+    session.flush()
+    for text in PAYLOADS[:20]:
+        session.add(Delivery(workspace_id=workspace, webhook_id=hook.id, event=text, body=text, status="failed", error=text))
+        accounts.add_user(session, text[:100], "viewer", workspace_id=workspace)
+    session.flush()
+    here.ids |= {"chat": chat.id, "export": export.id}
 
 
 def _rows() -> str:
@@ -99,14 +130,18 @@ def _upload(here: Studio, name: str, text: str) -> str:
     return str(made.json()["id"])
 
 
-@pytest.fixture
+SEEN: list[str] = []
+"""What payloads have done, as far as the page noticed."""
+
+
+@pytest.fixture(scope="module")
 def wary(hostile: Studio, browser: Browser) -> Iterator[Page]:
-    """A page that notices whatever a payload might do; the test ends by asking it."""
+    """A page that notices whatever a payload might do."""
     signed_in: Any = {"cookies": hostile.cookies(), "origins": []}
     context = browser.new_context(storage_state=signed_in, base_url=hostile.url, reduced_motion="reduce")
     page: Page = context.new_page()
     page.add_init_script(WATCH)
-    found: list[str] = []
+    found = SEEN
 
     def asked(dialog: Dialog) -> None:
         found.append(f"dialog {dialog.message}")
@@ -118,8 +153,15 @@ def wary(hostile: Studio, browser: Browser) -> Iterator[Page]:
     page.on("request", lambda request: found.append(f"left {request.url}") if not request.url.startswith((hostile.url, "data:")) else None)
     page.on("console", lambda said: found.append(said.text) if "Content Security Policy" in said.text else None)
     yield page
-    assert not found, found[:5]
     context.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_happened() -> Iterator[None]:
+    """Fail the test in which a payload did something."""
+    SEEN.clear()
+    yield
+    assert not SEEN, SEEN[:5]
 
 
 def harmless(page: Page, where: str) -> None:
@@ -146,8 +188,18 @@ PAGES = [
     "/datasets/{rows}",
     "/datasets/{odd}",
     "/datasets/{columns}",
+    "/datasets/new",
     "/models",
-    "/settings",
+    "/models/import",
+    "/runs/{done}?tab=system",
+    "/runs/compare?runs={done},{live}",
+    "/playground",
+    "/playground/{chat}",
+    "/exports",
+    "/exports/new",
+    "/exports/{export}",
+    "/system",
+    *(f"/settings/{part}" for part in ("", "tokens", "sessions", "people", "workspaces", "limits", "audit", "webhooks")),
 ]
 
 
