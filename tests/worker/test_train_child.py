@@ -45,6 +45,8 @@ def test_the_child_trains_under_the_tuned_allocator_and_starts_soon(tmp_path: Pa
     told = next(message["config"] for message in messages if message["kind"] == "resolved")
     assert (told["allocator"] != "of the system") == bool(preload)
     assert set(told["versions"]) >= {"torch", "transformers", "trl", "peft"}
+    used = [message["values"] for message in messages if message["kind"] == "metrics" and "system/rss_bytes" in message["values"]]
+    assert used and used[-1]["system/rss_bytes"] > 1e7, "what the machine did is measured, of a short run too"
     manifests.verify_manifest(Path(job["work"]) / "checkpoint-2")
     assert not [line for line in done.stderr.splitlines() if not line.startswith(("INFO ", "WARNING "))], "the log has one line a message"
     assert seconds < 60, "ten seconds when nothing else runs; tests may share the machine"
