@@ -196,7 +196,7 @@ def test_a_run_is_created_by_names_followed_and_shown(ready: Up) -> None:
     assert ready.run("run", "logs", run_id).returncode == 0
     again = ready.run("run", "follow", "by hand")
     assert again.returncode == 0 and "Succeeded" in again.stderr
-    assert ready.run("run", "cancel", run_id).returncode == 1
+    assert ready.run("run", "cancel", run_id).returncode == 4
 
 
 @pytest.mark.train
@@ -211,13 +211,13 @@ def test_a_run_comes_from_a_file_and_options_win(ready: Up, tmp_path: Path) -> N
     until(lambda: ready.json("run", "show", made["id"])["status"] == "cancelled", 30, "it is not cancelled")
     file.write_text("method: sft\ncheckpoint: tiny\ndataset: data\nspeed: 3\n")
     wrong = ready.run("run", "create", "--file", str(file))
-    assert wrong.returncode == 1 and "speed" in wrong.stderr
+    assert wrong.returncode == 4 and "speed" in wrong.stderr
 
 
 @pytest.mark.train
 def test_a_setting_out_of_range_is_said_with_its_field(ready: Up) -> None:
     done = ready.run(*CREATE, "-p", "learning_rate=5")
-    assert done.returncode == 1 and "learning" in done.stderr.lower() and "at most" in done.stderr
+    assert done.returncode == 4 and "learning" in done.stderr.lower() and "at most" in done.stderr
 
 
 @pytest.mark.train

@@ -134,6 +134,18 @@ def test_the_whole_flow_from_another_machine(studio: Up, here: dict[str, str], t
     assert "learning_rate" in shown and "max_steps" not in shown and " *" in shown
     assert "max_steps" in run("run", "compare", "first", "second", "--all")
 
+    # The real trainer's curve, as TensorBoard reads it on the studio's machine and as REST gives it here.
+    pytest.importorskip("tensorboardX", reason="the event files need the train extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(studio.home / "storage" / "runs" / first / "tensorboard"))
+    accumulator.Reload()
+    metrics = json.loads(run("run", "metrics", first, "--json"))["data"]
+    assert set(accumulator.Tags()["scalars"]) == set(metrics) and [step for step, _ in metrics["loss"]] == [1, 2, 3, 4]
+    for name, points in metrics.items():
+        seen = [(each.step, each.value) for each in accumulator.Scalars(name)]
+        assert seen == [(step, pytest.approx(value, rel=1e-6)) for step, value in points], name
+
     edited = json.loads(run("run", "edit", "second", "--name", "other", "--tag", "a", "--tag", "b", "--notes", "n", "--json"))
     assert (edited["name"], edited["tags"], edited["notes"]) == ("other", ["a", "b"], "n")
     assert [each["id"] for each in json.loads(run("run", "list", "--tag", "b", "--json"))] == [second["id"]]
