@@ -18,7 +18,7 @@ from tests.chats.talk import able_worker, answers, ask, forget_files, over, tiny
 from tests.factories import add_checkpoint, add_run, claim_run
 from tests.models import tiny_llama_folder
 
-pytest.importorskip("torch", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra")
 pytestmark = pytest.mark.train
 
 ENDLESS = {"temperature": 1.5, "max_new_tokens": 400, "seed": 3}
@@ -106,6 +106,54 @@ def test_an_idle_model_is_unloaded_and_a_run_finds_the_device_empty(stack: Any) 
         while station.speaker._child is not None:
             assert time.monotonic() < end, "the idle model stays loaded"
             time.sleep(0.02)
+
+
+def test_a_run_that_needs_the_gpu_ends_an_answer_that_does_not_end_itself(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.chat.ROOM_SECONDS", 0.1)
+    checkpoint = tiny(stack)
+    with worker(stack) as station:
+        chat_id = ask(stack, checkpoint, **ENDLESS)
+        wait(stack, chat_id, lambda found: found[0].status == "answering")
+        station.speaker.device = "cuda:0"  # as if it were loaded there
+        station.speaker.make_room("cuda:0")
+        assert station.speaker._child is None
+        found = wait(stack, chat_id, over)[0]
+    assert found.status == "failed" and "A run needed the memory" in (found.reason or "") and found.text
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks transformers the old way
+def test_an_adapter_answers_as_its_base_with_it_does(stack: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from app import storage
+    from app.checkpoints import manifest
+    from worker.generate import answer, load
+
+    base = tiny(stack, "base")
+    folder = storage.root() / "checkpoints" / "adapter"
+    model = load(tiny_llama_folder(), dtype="float32").model
+    torch.manual_seed(1)
+    get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)).save_pretrained(
+        folder
+    )
+    manifest.write_manifest(folder, run_id=None, step=None, attempt=None, config_hash="")
+    with stack.database.write() as session:
+        fields = {
+            "name": "tuned",
+            "kind": "adapter",
+            "base_id": base,
+            "path": "checkpoints/adapter",
+            "sha256": "1" * 64,
+            "size_bytes": 10_000,
+        }
+        adapter = add_checkpoint(session, stack.workspace_id, **fields).id
+    prompt = [[{"role": "user", "content": "1 + 1 ="}]]
+    expected = [
+        next(answer(load(tiny_llama_folder(), adapter=each, dtype="float32"), prompt, max_new_tokens=12)) for each in (None, folder)
+    ]
+    with worker(stack):
+        found = wait(stack, ask(stack, base, adapter), over)
+    assert [each.text for each in found] == expected and expected[0] != expected[1]
 
 
 def test_what_cannot_be_answered_is_refused_in_words(stack: Any) -> None:
