@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app import cli, methods, recipes, tuners
+from app.accounts import scopes
 from app.main import create_app
 from app.settings import Settings
 from app.web import needed
@@ -170,6 +171,8 @@ def is_rest(path: str) -> bool:
 def who_may(route: APIRoute) -> str:
     """The roles a route lets in."""
     roles = [need.roles for need in needed(route.dependant)]
+    if any(need.studio for need in needed(route.dependant)):
+        return "admin of the studio"
     return ", ".join(sorted(frozenset.intersection(*roles))) if roles else "everybody"
 
 
@@ -183,7 +186,8 @@ def rest(app: FastAPI) -> Iterator[str]:
         operation = paths.get(path, {}).get(method.lower(), {})
         yield f"## {method} `{path}`\n"
         yield f"{inspect.cleandoc(route.endpoint.__doc__ or '')}\n"
-        yield f"For {who_may(route)}.\n"
+        opening = [f"`{scope}`" for scope in scopes.in_order(scopes.opening(method, path))]
+        yield f"For {who_may(route)}." + (f" Token scope: {' or '.join(opening)}.\n" if needed(route.dependant) else "\n")
         given = [each for each in operation.get("parameters", []) if each["in"] != "path" or each.get("description")]
         if given:
             yield "| Parameter | In | Allowed | |"
