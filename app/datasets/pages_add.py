@@ -13,7 +13,7 @@ from app.datasets import glance, imports, uploads
 from app.datasets.schemas import check_mapping, format_of, parse_mapping, parse_split
 from app.datasets.views import choices
 from app.errors import Invalid, StudioError
-from app.web import Writer, database_of, page, pages_router, see_other, settings_of, upload
+from app.web import Writer, database_of, page, pages_router, see_other, settings_of, unrecorded, upload
 
 router = pages_router()
 
@@ -47,6 +47,7 @@ def _add_page(request: Request, who: Principal, name: str, values: dict[str, Any
 
 
 @router.post("/datasets/preview")
+@unrecorded
 async def preview(who: Writer, request: Request) -> Response:
     """What the beginning of a file or of pasted text would be read as; keeps nothing."""
     form = await request.form(max_files=0, max_fields=50, max_part_size=8 * glance.HEAD_BYTES)

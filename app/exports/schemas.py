@@ -108,8 +108,8 @@ def ways(export: Export) -> list[Way]:
     """How to use an export: only what works with what is in it."""
     folder, facts = folder_of(export), export.facts
     base = str(facts.get("base") or "")
-    at = base if facts.get("on_hub") else f"./{slug(base)}"
-    where = "" if facts.get("on_hub") else f"The base “{base}” is not on the hub: export it too (merged), and unpack it as {at}."
+    at = base if facts.get("on_hub") else f"./{slug(base)}-merged"
+    where = "" if facts.get("on_hub") else f"The base “{base}” is not on the hub: export it too (merged), and unpack it beside this: {at}."
     found = []
     if export.sha256:
         found.append(Way("Unpack", f"sha256sum {export.file_name}\nunzip {export.file_name}", f"The first line prints {export.sha256}."))

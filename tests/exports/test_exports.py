@@ -177,7 +177,7 @@ def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
         assert words in card, words
     commands = api.get(f"/api/v1/exports/{made.json()['id']}").json()["commands"]
     assert 'PeftModel.from_pretrained(base, "./my-run-step-20-adapter")' in commands["peft"]
-    assert commands["vLLM"] == "vllm serve ./tiny-llama --enable-lora --lora-modules my-run-step-20-adapter=./my-run-step-20-adapter"
+    assert commands["vLLM"] == "vllm serve ./tiny-llama-merged --enable-lora --lora-modules my-run-step-20-adapter=./my-run-step-20-adapter"
 
 
 @pytest.mark.parametrize("dtype", ["stored", "bfloat16"])
