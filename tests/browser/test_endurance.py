@@ -124,7 +124,7 @@ def hide(page: Page, hidden: bool) -> None:
 def test_seven_tabs(browser: Browser, studio: Studio, own: Trainer) -> None:  # noqa: F811
     """A browser opens at most six connections to a server: tabs at the back let go of theirs."""
     context = context_at(browser, studio, studio.url)
-    tabs = []
+    tabs: list[Page] = []
     for _ in range(7):
         tab = context.new_page()
         tab.goto(f"/runs/{own.run_id}", timeout=10_000)
