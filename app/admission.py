@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -242,7 +243,18 @@ async def _record_answer(request: Request, response: Response, who: Principal) -
         if not request.scope.get("head"):
             await run_in_threadpool(_record_after, request, who, f"{action.split('.')[0]}.download", subject)
     elif getattr(request.state, "own_transactions", False) and not getattr(request.state, "refused", False) and _is_recorded(request):
-        await run_in_threadpool(_record_after, request, who, action, subject)
+        await run_in_threadpool(_record_after, request, who, action, subject or _made(response))
+
+
+def _made(response: Response) -> str:
+    """Id of what a request made, by its answer: the JSON of a call, or where a page sends the browser."""
+    where = response.headers.get("location") or response.headers.get("hx-redirect")
+    if where:
+        return urlsplit(where).path.rpartition("/")[2]
+    if isinstance(response, JSONResponse):
+        answer = json.loads(bytes(response.body))
+        return str(answer.get("id", "")) if isinstance(answer, dict) else ""
+    return ""
 
 
 # --- the route ------------------------------------------------------------------------------------------------------------
