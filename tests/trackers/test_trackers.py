@@ -21,11 +21,12 @@ from app import storage, trackers
 from app.runs import service
 from app.runs.tables import Run
 from app.settings import Settings, get_settings
-from tests.trackers.toy import TOTAL, log_of, rest, start, status, train, until
+from tests.trackers.toy import TOTAL, log_of, rest, start, status, toy, train, until
 from worker import run_training
 from worker.event_files import EventFile
 from worker.trackers.base import Row
 
+__all__ = ["toy"]
 pytest.importorskip("tensorboardX", reason="the event files need the train extra")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -307,7 +307,7 @@ def mailbox(stack: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
 def person(stack: Any) -> Callable[..., str]:
     def _person(email: str | None = "ada@example.org") -> str:
         with stack.database.write() as session:
-            return accounts.add_user(session, "Ada", "engineer", email=email).id
+            return accounts.add_user(session, f"Ada {email}", "engineer", email=email).id
 
     return _person
 
