@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from sqlalchemy import or_, select
 from sqlalchemy.exc import DBAPIError
 
 from app import storage
@@ -23,8 +25,9 @@ from app.errors import StudioError
 from app.leases import Claim, LeaseLost
 from app.metrics import service as metrics
 from app.runs import progress
+from app.runs import service as runs
 from app.runs.progress import Batch
-from app.runs.tables import Run
+from app.runs.tables import Run, RunLog
 from app.settings import Settings
 from worker.allocator import preload_env
 from worker.curves import Curves
@@ -77,12 +80,14 @@ def _train(database: Database, settings: Settings, mine: Claim, device: str, shu
 
 
 def _say(database: Database, mine: Claim, level: str, text: str) -> None:
-    """Put a line of this worker into the run's log."""
-    try:
-        with database.write() as session:
-            progress.record(session, mine, Batch(logs=[(time.time(), level, text)]))
-    except (LeaseLost, DBAPIError):  # the run is over, or the database away; the worker's own log still has it
-        log.log(logging.WARNING if level == "warning" else logging.INFO, "Run %s: %s", mine.id, text)
+    """Put a line of this worker into the run's log, also when the attempt has just ended and nobody has taken the run since."""
+    log.log(logging.WARNING if level == "warning" else logging.INFO, "Run %s: %s", mine.id, text)
+    with contextlib.suppress(DBAPIError), database.write() as session:  # this worker's own log has it in any case
+        query = select(Run).where(Run.id == mine.id, Run.attempt == mine.attempt)
+        run = session.scalars(query.where(or_(Run.lease_owner == mine.owner, Run.lease_owner.is_(None))).with_for_update()).first()
+        if run is not None:
+            seq = runs.touch(session, run)
+            session.add(RunLog(run_id=run.id, seq=seq, number=0, at=time.time(), attempt=mine.attempt, level=level, text=text))
 
 
 def last_good(database: Database, mine: Claim) -> tuple[Path | None, int]:

@@ -128,7 +128,8 @@ def test_a_full_disk_is_said_in_the_log_and_fails_nothing(stack: Any, toy: dict[
     monkeypatch.setattr(EventFile, "append", full)
     run_id = start(stack)
     train(stack)
-    assert status(stack, run_id) == "succeeded" and "TensorBoard files cannot be written" in log_of(stack, run_id)
+    assert status(stack, run_id) == "succeeded"
+    until(lambda: "TensorBoard files cannot be written" in log_of(stack, run_id))
 
 
 def test_the_files_come_as_an_archive_and_the_page_says_how_to_read_them(
@@ -258,7 +259,8 @@ def test_a_tracker_that_was_away_gets_what_it_missed(stack: Any, toy: dict[str, 
     train(stack)
     until(over(fake, "succeeded"))
     assert [each["step"] for each in told(fake) if "step" in each] == list(range(1, TOTAL + 1))
-    assert status(stack, run_id) == "succeeded" and "Fake does not take the curves just now" in log_of(stack, run_id)
+    assert status(stack, run_id) == "succeeded"
+    until(lambda: "Fake does not take the curves just now" in log_of(stack, run_id))
 
 
 def test_a_run_that_failed_told_others_only_what_was_final(stack: Any, toy: dict[str, Any], fake: Path) -> None:
