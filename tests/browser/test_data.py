@@ -160,7 +160,7 @@ def test_examples_by_keyboard(page: Page, made: Made) -> None:
     page.keyboard.press("Enter")
     page.locator(".hits a").click()
     expect(title).to_have_text("Example 42")
-    page.get_by_label("Row").fill("7")
+    page.get_by_label("Row", exact=True).fill("7")
     page.keyboard.press("Enter")
     expect(title).to_have_text("Example 7")
     page.get_by_role("link", name="JSON", exact=True).click()
