@@ -163,6 +163,21 @@ def test_an_answer_becomes_an_example_and_a_pair(client: TestClient, stack: Any,
     assert refused.status_code == 409 and "does not take this" in refused.text
 
 
+def test_a_checkpoint_deleted_while_somebody_chats_with_it(client: TestClient, stack: Any) -> None:
+    able_worker(stack)
+    first = checkpoint(stack, "doomed")
+    chat_id = begin(client, first, "Hi")
+    say(stack, "Hello.")
+    assert client.post(f"/models/{first}/delete").status_code in (200, 303)
+    shown = client.get(f"/playground/{chat_id}").text
+    assert "Hello." in shown and "deleted since" in shown
+    for path, form in (("messages", {"text": "And?"}), ("retry", {})):
+        refused = client.post(f"/playground/{chat_id}/{path}", data={**FORM, "checkpoint": first, **form})
+        assert refused.status_code == 404 and "it may have been deleted" in refused.text
+    other = checkpoint(stack, "another")
+    assert client.post(f"/playground/{chat_id}/messages", data={**FORM, "checkpoint": other, "text": "And?"}).status_code == 303
+
+
 # --- REST -----------------------------------------------------------------------------------------------------------------
 
 
