@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     storage_url: str = ""
     """Folder of datasets and checkpoints, as a path or a `file://` URL; web and workers must see the same one. Empty: `storage` in HOME."""
     url: str = ""
-    """Studio that the commands `run`, `dataset` and `checkpoint` speak to. Empty: the one of `luthier login`, else this machine, at HOST and
-    PORT."""
+    """Studio that the commands `run`, `dataset` and `checkpoint` speak to. Empty: the one of `luthier login`, else this machine, at HOST
+    and PORT."""
     token: str = ""
     """API token that these commands send. Empty: the one of `luthier login`, or for this machine the one that `luthier up` left in HOME."""
     studio: str = ""

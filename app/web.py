@@ -52,8 +52,10 @@ T = TypeVar("T")
 
 __all__ = [
     "ADMINS",
+    "REFUSALS",
     "Admin",
     "After",
+    "ErrorAnswer",
     "GuardedRoute",
     "Limit",
     "Needs",
@@ -108,15 +110,16 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "No token, or one that does not work."},
-    403: {"model": ErrorAnswer, "description": "The role, or the scope of the token, does not allow this."},
-    404: {"model": ErrorAnswer, "description": "There is no such thing in the workspace."},
-    409: {"model": ErrorAnswer, "description": "Its state does not allow this, or somebody changed it meanwhile."},
-    422: {"model": ErrorAnswer, "description": "A field cannot be used; `field` names it."},
-    429: {"model": ErrorAnswer, "description": "Too often; `Retry-After` says in how many seconds to go on."},
-    503: {"model": ErrorAnswer, "description": "The database does not answer right now; `Retry-After` says when to try again."},
+REFUSALS = {
+    401: "No token, or one that does not work.",
+    403: "The role, or the scope of the token, does not allow this.",
+    404: "There is no such thing in the workspace.",
+    409: "Its state does not allow this, or somebody changed it meanwhile.",
+    422: "A field cannot be used; `field` names it.",
+    429: "Too often; `Retry-After` says in how many seconds to go on.",
+    503: "The database does not answer right now; `Retry-After` says when to try again.",
 }
+"""Status -> why any REST call may be refused. `app.accounts.documents` writes them down: each route doing so would take longer."""
 
 
 def pages_router() -> APIRouter:
@@ -126,7 +129,7 @@ def pages_router() -> APIRouter:
 
 def api_router(tag: str) -> APIRouter:
     """A router for REST routes below `/api/v1`, grouped under `tag` in the documentation."""
-    return APIRouter(prefix="/api/v1", route_class=GuardedRoute, tags=[tag], responses=_REFUSALS)
+    return APIRouter(prefix="/api/v1", route_class=GuardedRoute, tags=[tag])
 
 
 class Page(BaseModel, Generic[T]):

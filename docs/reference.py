@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app import cli, methods, recipes, tuners
-from app.accounts import scopes
+from app.accounts import documents, scopes
 from app.main import create_app
 from app.settings import Settings
 from app.web import needed
@@ -178,8 +178,9 @@ def who_may(route: APIRoute) -> str:
 
 def rest(app: FastAPI) -> Iterator[str]:
     """Every call with its parameters, body and answer, then the shapes these name."""
-    schemas: dict[str, dict[str, Any]] = app.openapi().get("components", {}).get("schemas", {})
-    paths = app.openapi()["paths"]
+    document = documents.document(app)
+    schemas: dict[str, dict[str, Any]] = document["components"]["schemas"]
+    paths = document["paths"]
     for path, method, route in routes(app):
         if not is_rest(path):
             continue

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.accounts import scopes
-from app.web import needed
+from app.web import REFUSALS, ErrorAnswer, needed
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -21,15 +21,28 @@ def document(app: FastAPI) -> dict[str, Any]:
     found["x-scopes"] = scopes.SCOPES
     found["security"] = [{"token": []}]
     roles = _roles(app)
+    refusals = _refusals(found["components"]["schemas"])
     for path, methods in found["paths"].items():
         for method, operation in methods.items():
             opening = scopes.in_order(scopes.opening(method.upper(), path))
             allowed = roles.get((method.upper(), path), [])
             operation["security"] = [{"token": [scope]} for scope in opening]
             operation["x-roles"] = allowed
+            if path.startswith("/api/"):
+                operation["responses"] |= refusals
             words = f"For {', '.join(allowed)}. Token scope: {' or '.join(f'`{each}`' for each in opening)}."
             operation["description"] = f"{operation.get('description', '')}\n\n{words}".strip()
     return found
+
+
+def _refusals(schemas: dict[str, Any]) -> dict[str, Any]:
+    """How any call may be refused; the form of such an answer takes the place of FastAPI's own in `schemas`."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    form = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= {**form.pop("$defs"), "ErrorAnswer": form}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    return {str(status): {"description": words, "content": content} for status, words in REFUSALS.items()}
 
 
 def _roles(app: FastAPI) -> dict[tuple[str, str], list[str]]:
