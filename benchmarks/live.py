@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from app.accounts import service as accounts
 from app.database import Database
 from app.leases import Claim
 from app.runs import progress
@@ -21,6 +22,8 @@ from benchmarks.studio import Studio, add_run, header, quantile, studio
 SECONDS = 20
 EVERY = 0.25
 POINTS = 5
+READERS = 50
+"""Streams of one token: a studio lets it open 100 at most."""
 
 
 def write_points(url: str, run_id: str, stop: Any, written: Any) -> None:
@@ -71,7 +74,10 @@ async def measure(here: Studio, run_id: str, clients: int) -> None:
     late: list[float] = []
     end = asyncio.Event()
     ready = [asyncio.Event() for _ in range(clients)]
-    tasks = [asyncio.create_task(client(here.url, here.token, run_id, seen[i], late, ready[i], end)) for i in range(clients)]
+    with here.database.write() as session:
+        who = {"role": "viewer", "user_id": here.user_id, "workspace_id": here.workspace_id}
+        tokens = [accounts.create_token(session, name=f"readers {i}", **who)[1] for i in range(clients // READERS + 1)]
+    tasks = [asyncio.create_task(client(here.url, tokens[i // READERS], run_id, seen[i], late, ready[i], end)) for i in range(clients)]
     await asyncio.wait_for(asyncio.gather(*(event.wait() for event in ready)), 60)
     assert here.process is not None
     web = psutil.Process(here.process.pid)
