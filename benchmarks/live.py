@@ -75,8 +75,10 @@ async def measure(here: Studio, run_id: str, clients: int) -> None:
     end = asyncio.Event()
     ready = [asyncio.Event() for _ in range(clients)]
     with here.database.write() as session:
-        who = {"role": "viewer", "user_id": here.user_id, "workspace_id": here.workspace_id}
-        tokens = [accounts.create_token(session, name=f"readers {i}", **who)[1] for i in range(clients // READERS + 1)]
+        tokens = [
+            accounts.create_token(session, name=f"readers {i}", role="viewer", user_id=here.user_id, workspace_id=here.workspace_id)[1]
+            for i in range(clients // READERS + 1)
+        ]
     tasks = [asyncio.create_task(client(here.url, tokens[i // READERS], run_id, seen[i], late, ready[i], end)) for i in range(clients)]
     await asyncio.wait_for(asyncio.gather(*(event.wait() for event in ready)), 60)
     assert here.process is not None
