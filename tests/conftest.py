@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -34,6 +35,11 @@ if find_spec("tests.conftest_worker"):
     from tests.conftest_worker import *  # noqa: F403  # the fixture `work`
 
 ADDRESS = "http://127.0.0.1:8000"
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C reach what tests start: a shell that runs us in the background has it ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
