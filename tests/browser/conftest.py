@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Response, Route
+from playwright.sync_api import Page, Response, Route, expect
 
 from app.accounts import service as accounts
 from app.database import Database
@@ -28,6 +28,7 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 )
 ROOT = Path(__file__).parents[2]
+expect.set_options(timeout=20_000)  # the machine may be busy with another test
 
 
 @dataclass

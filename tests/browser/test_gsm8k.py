@@ -47,12 +47,13 @@ def test_gsm8k_from_upload_to_an_adapter_that_works_elsewhere(up: Up, browser: B
     page.goto(f"{up.url}/datasets/new")
     page.get_by_label("File", exact=True).set_input_files(DATA)
     page.get_by_label("Name", exact=True).first.fill("gsm8k")
-    page.get_by_role("button", name="Add", exact=True).click()
-    page.wait_for_url(re.compile(r"/datasets/ds_"))
-    expect(page.get_by_role("heading", name="Map columns")).to_be_visible(timeout=60_000)
+    glance = page.locator("#glance")
+    expect(glance).to_contain_text("can be used", timeout=30_000)
     page.get_by_label("prompt", exact=True).select_option("question")
     page.get_by_label("completion", exact=True).select_option("answer")
+    expect(glance.locator(".chip")).to_have_text("Prompt and completion")
     page.get_by_role("button", name="Use this mapping").click()
+    page.wait_for_url(re.compile(r"/datasets/ds_"))
     dataset = until(
         lambda: next((d for d in up.ask("GET", "/datasets")["data"] if d["status"] == "ready"), None),
         90,
@@ -77,8 +78,8 @@ def test_gsm8k_from_upload_to_an_adapter_that_works_elsewhere(up: Up, browser: B
     assert sum(values[-10:]) < 0.95 * sum(values[:10]), "the loss did not fall"
     saved = up.ask("GET", f"/runs/{run['id']}/checkpoints")["data"][0]
     assert saved["step"] == STEPS and saved["metrics"]["loss"] == run["metrics"]["loss"] == values[-1]
-    shown = page.get_by_role("img", name=re.compile(rf"loss.*at step {STEPS}", re.I)).first
-    expect(shown).to_be_visible(timeout=20_000)
+    shown = page.locator('[data-key="loss"]')
+    expect(shown).to_have_attribute("aria-label", re.compile(rf"at step {STEPS}$"), timeout=20_000)
     assert f"{values[-1]:.4g}" in str(shown.get_attribute("aria-label")), "the chart shows another loss than the API"
     assert not faults, faults
     page.close()

@@ -14,9 +14,10 @@ export function startStream() {
   let asked = false;
   const open = () => {
     if (stands || asked || document.hidden || !stream.isConnected) return;
-    asked = true;
     stream.dispatchEvent(new Event("stream-open"));
+    setTimeout(open, AGAIN_MS); // htmx listens only once it has looked through the page
   };
+  stream.addEventListener("htmx:before:request", () => (asked = true));
   stream.addEventListener("htmx:sse:after:connection", () => (stands = true));
   stream.addEventListener("htmx:finally:request", () => {
     asked = false;
@@ -25,7 +26,6 @@ export function startStream() {
     setTimeout(open, AGAIN_MS);
   });
   document.addEventListener("visibilitychange", open);
-  // htmx listens for the event once it has looked through the page.
   if (document.readyState === "complete") open();
   else window.addEventListener("load", open);
 }
