@@ -65,8 +65,9 @@ bench: setup ## print the figures that the docs quote
 	@set -e; for file in $$(grep -l "^if __name__" benchmarks/*.py); do \
 		name="$$(basename "$$file" .py)"; echo "== python -m benchmarks.$$name"; .venv/bin/python -m "benchmarks.$$name"; done
 
-docs: setup ## write docs/reference from the code
+docs: setup ## write docs/reference from the code; with pictures=1 also the pictures, from a studio that trains (a quarter of an hour)
 	@.venv/bin/python docs/reference.py
+	@[ -z "$(pictures)" ] || .venv/bin/python docs/screenshots.py
 
 migration: setup ## draft a migration: make migration m="add feedback"
 	@.venv/bin/python migrations/draft.py "$(m)"

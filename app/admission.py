@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -174,6 +176,7 @@ def needed(dependant: Dependant) -> list[Needs]:
 def read_session(request: Request) -> Iterator[Session]:
     """A session for reading; takes no write lock."""
     with request.app.state.database.read() as session:
+        request.state.reading = session
         yield session
 
 
@@ -229,6 +232,8 @@ def _record_changes(request: Request, session: Session) -> None:
 
 
 def _record_after(request: Request, who: Principal, action: str, subject: str) -> None:
+    if hasattr(request.state, "reading"):  # two connections at once for one request would starve the others
+        request.state.reading.close()
     with request.app.state.database.write() as session:
         session.info["address"] = address_of(request)
         audit.record(session, who, action, subject)
@@ -241,9 +246,14 @@ async def _record_answer(request: Request, response: Response, who: Principal) -
     action, subject = action_of(request)
     if "attachment" in response.headers.get("content-disposition", ""):
         if not request.scope.get("head"):
-            await run_in_threadpool(_record_after, request, who, f"{action.split('.')[0]}.download", subject)
+            await _in_own_thread(_record_after, request, who, f"{action.split('.')[0]}.download", subject)
     elif getattr(request.state, "own_transactions", False) and not getattr(request.state, "refused", False) and _is_recorded(request):
-        await run_in_threadpool(_record_after, request, who, action, subject or _made(response))
+        await _in_own_thread(_record_after, request, who, action, subject or _made(response))
+
+
+async def _in_own_thread(function: Callable[..., None], *arguments: Any) -> None:
+    """Run beside the pool of threads: a request that still holds a connection must not wait for those that wait for one."""
+    await to_thread.run_sync(function, *arguments, limiter=CapacityLimiter(1))
 
 
 def _made(response: Response) -> str:
@@ -275,18 +285,18 @@ class GuardedRoute(APIRoute):
             who = authenticate(request)
             if request.method not in SAFE_METHODS and request.url.path.startswith(("/api/", "/v1/")):
                 cast(Rates, request.app.state.rates).take(who.credential_id)
-            if request.app.state.streams[who.credential_id] >= MAX_STREAMS and request.url.path.endswith("/events"):
-                raise TooMany(f"{MAX_STREAMS} streams are open for this session or token already. Close some pages first.")
+            if request.url.path.removeprefix("/api/v1") == "/events":
+                if request.app.state.streams[who.credential_id] >= MAX_STREAMS:
+                    raise TooMany(f"{MAX_STREAMS} streams are open for this session or token already. Close some pages first.")
+                if who.stale:  # "afterwards" would be when the page is closed
+                    await run_in_threadpool(_touch, request.app.state.database, who)
             response = await handler(request)
             await _record_answer(request, response, who)
             if request.scope.get("head") and isinstance(response, StreamingResponse | FileResponse):  # nothing of it would be sent
                 return _without_body(response)
-            streams = response.media_type == "text/event-stream"
-            if isinstance(response, StreamingResponse) and streams:
+            if isinstance(response, StreamingResponse) and response.media_type == "text/event-stream":
                 roles = frozenset.intersection(*(need.roles for need in needs))
                 response.body_iterator = _while_admitted(response.body_iterator, request.app.state, who, roles)
-            if who.stale and streams:  # "afterwards" would be when the page is closed
-                await run_in_threadpool(_touch, request.app.state.database, who)
             elif who.stale:
                 tasks = BackgroundTasks([response.background] if response.background else [])
                 tasks.tasks.append(BackgroundTask(_touch, request.app.state.database, who))
@@ -320,7 +330,8 @@ def _may_still(database: Database, who: Principal, roles: frozenset[str]) -> boo
 
 async def _while_admitted(parts: Any, state: Any, who: Principal, roles: frozenset[str]) -> AsyncIterator[Any]:
     """A stream that ends soon after its reader's session or token did, or the role was lowered."""
-    iterator, look = parts.__aiter__(), time.monotonic() + LOOK_SECONDS
+    # Streams opened at once (after a restart) should not all look at once.
+    iterator, look = parts.__aiter__(), time.monotonic() + LOOK_SECONDS * random.uniform(0.3, 1.0)
     waiting: asyncio.Task[Any] | None = None
     state.streams[who.credential_id] += 1
     try:
@@ -340,6 +351,7 @@ async def _while_admitted(parts: Any, state: Any, who: Principal, roles: frozens
     finally:
         state.streams[who.credential_id] -= 1
         if waiting is not None:
+            waiting.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, so that nobody complains of it
             waiting.cancel()
             await asyncio.wait({waiting})
         if hasattr(iterator, "aclose"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from app.settings import get_settings
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_id_lock = threading.Lock()
+_last_id = 0
 
 
 class Base(DeclarativeBase):
@@ -63,8 +66,11 @@ def iso(seconds: float | None) -> str | None:
 
 
 def new_id(prefix: str) -> str:
-    """A fresh opaque id such as `run_01jd8x3k9mq7w2b5cd`; ids made later sort later (millisecond steps)."""
-    number = (int(time.time() * 1000) << 40) | secrets.randbits(40)
+    """A fresh opaque id such as `run_01jd8x3k9mq7w2b5cd`; ids made later sort later (in one process always, else by the millisecond)."""
+    global _last_id
+    with _id_lock:
+        number = (int(time.time() * 1000) << 40) | secrets.randbits(40)
+        _last_id = number = number if number > _last_id else _last_id + 1 + secrets.randbits(32)
     digits = []
     for _ in range(18):
         digits.append(_ALPHABET[number & 31])
@@ -103,7 +109,9 @@ class Database:
                 raise ConfigError(
                     f"LUTHIER_DATABASE_URL names the driver “{parsed.drivername}”, which is not installed.", field="database_url"
                 ) from None
-            self._reader = self._writer
+            event.listen(self._writer, "before_cursor_execute", _as_binary)
+            # One view for the whole session, as on SQLite; the default of Postgres is a fresh one for every statement.
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
 
     def _sqlite_engine(self, begin: str) -> Engine:
         engine = create_engine(
@@ -112,6 +120,7 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def _connect(connection: Any, _record: Any) -> None:
+            connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
             cursor = connection.cursor()
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
                 cursor.execute(f"PRAGMA {pragma}")
@@ -165,6 +174,16 @@ class Database:
         """Close all connections."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _lower(value: Any) -> str | None:
+    return None if value is None else str(value).lower()
+
+
+def _as_binary(_connection: Any, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool) -> None:
+    """Statements with `execution_options(binary=True)` fetch bytes as bytes; Postgres otherwise writes them in hexadecimal."""
+    if context is not None and context.execution_options.get("binary"):
+        cursor.format = 1
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:

@@ -153,7 +153,7 @@ class Hub:
         """
         kind, _, key = topic.partition(":")
         if kind not in self.sources:
-            raise Invalid(f"There is no topic “{topic}”. Topics are run:ID, chat:ID and queue.", field="topics")
+            raise Invalid(f"There is no topic “{topic}”. Topics are run:ID, chat:ID, feedback:ID and queue.", field="topics")
         return self.sources[kind], key
 
     def admit(self, session: Session, workspace_id: str, topic: str) -> str:

@@ -13,22 +13,22 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
-from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
-from starlette.types import Scope
 
 from app import __version__, answers
 from app.accounts import service as accounts
+from app.assets import Assets
 from app.chats import live as chat_live
 from app.chats import pages as chat_pages
 from app.database import Database, get_database
 from app.errors import ConfigError
 from app.events import Hub, Source
+from app.feedback import live as feedback_live
+from app.feedback import pages as feedback_pages
 from app.runs import live
 from app.runs import pages as run_pages
 from app.runs import service as runs
@@ -44,6 +44,7 @@ NOUNS = (
     "datasets",
     "checkpoints",
     "exports",
+    "feedback",
     "plans",
     "chats",
     "system",
@@ -54,16 +55,6 @@ NOUNS = (
     "jobs",
     "webhooks",
 )
-
-
-class Static(StaticFiles):
-    """Files of the studio's own pages; browsers ask each time whether they changed."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """Answer with a file, and have it checked for changes before it is used again."""
-        response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -91,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.streams = Counter()
     app.state.facts = _frame_facts()
     answers.install(app)
-    app.mount("/static", Static(directory=files("static"), check_dir=False), name="static")
+    app.mount("/static", Assets(directory=files("static"), check_dir=False), name="static")
     for noun in NOUNS:
         for part in ("pages", "api"):
             if find_spec(f"app.{noun}.{part}"):
@@ -172,4 +163,5 @@ def _live_topics() -> dict[str, Source]:
         "run": live.RunTopic(run_pages.live_fragment),
         "queue": live.QueueTopic(run_pages.row_fragment),
         "chat": chat_live.ChatTopic(chat_pages.live_fragment),
+        "feedback": feedback_live.FeedbackTopic(feedback_pages.live_fragment),
     }

@@ -1,4 +1,4 @@
-"""The web server itself: uvicorn, ending live streams first when it is told to stop. Takes no socket and reads no setting."""
+"""The web server itself: uvicorn, ending live streams first when it is told to stop. Takes no socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ class Server(uvicorn.Server):
         self.application = app
         super().__init__(
             uvicorn.Config(
-                app, timeout_graceful_shutdown=1, access_log=False, log_config=None, server_header=False, lifespan="on", **options
+                app,
+                timeout_graceful_shutdown=1,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                lifespan="on",
+                forwarded_allow_ips=app.state.settings.trusted_proxies,
+                **options,
             )
         )
 

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     """Failed sign-ins from one address, or to one account, in a minute before it has to wait; each further time the wait is doubled."""
     changes_per_minute: int = Field(1200, ge=0)
     """Changes that one session or token may make over REST in a minute. 0: any number."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses and networks of proxies in front of the web server, separated by commas, such as `10.2.0.5`: what they say of a client's
+    address and scheme is believed. `*`: whoever connects, for when nothing but the proxy can reach the port."""
     sample_prompts: int = Field(3, ge=0, le=16)
     """How many fixed prompts a run answers at its evaluation steps."""
     lease_seconds: float = Field(30.0, gt=0)
@@ -126,13 +129,13 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no tracker “{unknown}”; there are {', '.join(TRACKERS)}, and TensorBoard is always on")
         return ",".join(dict.fromkeys(named))
 
-    @field_validator("webhook_networks", mode="after")
+    @field_validator("webhook_networks", "trusted_proxies", mode="after")
     @classmethod
-    def _networks(cls, value: str) -> str:
+    def _networks(cls, value: str, info: ValidationInfo) -> str:
         for name in value.split(","):
-            if name.strip():
+            if name.strip() and (info.field_name, value.strip()) != ("trusted_proxies", "*"):
                 ipaddress.ip_network(name.strip())  # its ValueError says what is wrong
-        return value
+        return value.strip()
 
     @field_validator("smtp_url", mode="after")
     @classmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from app.mappings import suggest as suggest
 
 ROLES = ("system", "user", "assistant", "tool")
 _SHAREGPT_ROLES = {
@@ -29,6 +32,8 @@ class Shape:
     title: str
     summary: str
     fields: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    """Fields that a row may have besides."""
 
 
 SHAPES: dict[str, Shape] = {
@@ -36,8 +41,9 @@ SHAPES: dict[str, Shape] = {
     for shape in (
         Shape("chat", "Chat", "Conversations whose last answer is learned.", ("messages",)),
         Shape("prompt_completion", "Prompt and completion", "A prompt and the answer to learn.", ("prompt", "completion")),
-        Shape("preference", "Preference", "A prompt with a better and a worse answer.", ("prompt", "chosen", "rejected")),
+        Shape("preference", "Preference", "A prompt with a better and a worse answer.", ("prompt", "chosen", "rejected"), ("margin",)),
         Shape("unpaired", "Unpaired preference", "A prompt, one answer, and whether it is good.", ("prompt", "completion", "label")),
+        Shape("rated", "Rated answer", "A prompt, one answer, and a number that says how good it is.", ("prompt", "completion", "score")),
         Shape("prompt", "Prompts", "Prompts without answers.", ("prompt",)),
         Shape("text", "Text", "Plain text to continue.", ("text",)),
         Shape("labelled", "Labelled text", "Text with its class.", ("text", "label")),
@@ -251,6 +257,11 @@ def _preference(row: Row) -> Finding:
     if chosen == rejected:
         finding.warnings.append(("rejected", "chosen and rejected are the same, so this pair teaches nothing."))
     finding.row = _alike({"prompt": prompt, "chosen": chosen, "rejected": rejected}, ["chosen", "rejected"])
+    if row.get("margin") not in (None, ""):
+        margin = _number(row["margin"])
+        if margin is None:
+            raise Wrong("margin", "Must be a number that says by how much chosen is better, or be left out.")
+        finding.row["margin"] = margin
     return finding
 
 
@@ -260,6 +271,25 @@ def _truth(value: Any) -> bool | None:
     if isinstance(value, int | str):
         return {"1": True, "true": True, "0": False, "false": False}.get(str(value).strip().lower())
     return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _rated(row: Row) -> Finding:
+    finding = _prompt_completion(row)
+    score = _number(row.get("score"))
+    if score is None:
+        raise Wrong("score", "Must be a number, such as a rating from 1 to 5.")
+    finding.row["score"] = score
+    return finding
 
 
 def _unpaired(row: Row) -> Finding:
@@ -292,19 +322,18 @@ def _has(*names: str) -> Callable[[Row], bool]:
     return lambda row: all(row.get(name) is not None for name in names)
 
 
+def _answer_with(name: str, known: Callable[[Any], Any]) -> Callable[[Row], bool]:
+    return lambda row: _has("prompt", "completion", name)(row) and known(row[name]) is not None
+
+
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (  # the first one that fits is taken
         Form("chat", "chat", ("messages",), _has("messages"), _chat("messages")),
         Form("sharegpt", "chat", ("conversations",), _has("conversations"), _chat("conversations")),
         Form("preference", "preference", ("prompt", "chosen", "rejected"), _has("chosen", "rejected"), _preference),
-        Form(
-            "unpaired",
-            "unpaired",
-            ("prompt", "completion", "label"),
-            lambda row: _has("prompt", "completion", "label")(row) and _truth(row["label"]) is not None,
-            _unpaired,
-        ),
+        Form("unpaired", "unpaired", ("prompt", "completion", "label"), _answer_with("label", _truth), _unpaired),
+        Form("rated", "rated", ("prompt", "completion", "score"), _answer_with("score", _number), _rated),
         Form("prompt_completion", "prompt_completion", ("prompt", "completion"), _has("prompt", "completion"), _prompt_completion),
         Form("alpaca", "prompt_completion", ("instruction", "input", "output"), _has("instruction", "output"), _alpaca),
         Form("labelled", "labelled", ("text", "label"), _has("text", "label"), _labelled),
@@ -312,9 +341,9 @@ FORMS: dict[str, Form] = {
         Form("text", "text", ("text",), _has("text"), _plain_text),
     )
 }
-FIELDS = tuple(dict.fromkeys(name for shape in SHAPES.values() for name in shape.fields))
+FIELDS = tuple(dict.fromkeys(name for shape in SHAPES.values() for name in (*shape.fields, *shape.optional)))
 """Canonical fields, of all shapes."""
-TARGETS = tuple(dict.fromkeys(name for form in FORMS.values() for name in form.fields))
+TARGETS = tuple(dict.fromkeys([*(name for form in FORMS.values() for name in form.fields), *FIELDS]))
 """Fields a column can be mapped to."""
 
 
@@ -357,39 +386,6 @@ def prompt_of(row: Row, shape: str) -> Any:
         last = max(number for number, message in enumerate(row["messages"]) if message["role"] == "assistant")
         return row["messages"][:last]
     return row["text"] if shape in ("text", "labelled") else row["prompt"]
-
-
-_KNOWN_PAIRS: tuple[dict[str, str], ...] = (
-    {"prompt": "question", "completion": "answer"},
-    {"prompt": "question", "completion": "response"},
-    {"prompt": "problem", "completion": "solution"},
-    {"prompt": "query", "completion": "response"},
-    {"prompt": "query", "completion": "answer"},
-    {"prompt": "prompt", "chosen": "chosen_response", "rejected": "rejected_response"},
-    {"prompt": "question", "chosen": "chosen", "rejected": "rejected"},
-    {"prompt": "prompt", "completion": "response"},
-    {"prompt": "prompt", "completion": "answer"},
-    {"prompt": "prompt", "completion": "output"},
-    {"prompt": "instruction", "completion": "response"},
-    {"prompt": "input", "completion": "output"},
-    {"prompt": "input", "completion": "target"},
-    {"prompt": "source", "completion": "target"},
-    {"messages": "conversation"},
-    {"messages": "chat"},
-    {"messages": "dialog"},
-    {"text": "sentence", "label": "label"},
-    {"text": "review", "label": "sentiment"},
-    {"text": "content"},
-)
-
-
-def suggest(columns: Iterable[str]) -> dict[str, str] | None:
-    """A mapping that probably fits columns which are no form by themselves; None when none comes to mind."""
-    by_name = {column.lower(): column for column in reversed(list(columns))}
-    for pair in _KNOWN_PAIRS:
-        if all(column in by_name for column in pair.values()):
-            return {target: by_name[column] for target, column in pair.items()}
-    return None
 
 
 def mapping_fits(mapping: Mapping[str, str]) -> bool:

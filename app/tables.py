@@ -7,6 +7,7 @@ import app.chats.tables
 import app.checkpoints.tables
 import app.datasets.tables
 import app.exports.tables
+import app.feedback.tables
 import app.jobs.tables
 import app.metrics.tables
 import app.runs.tables

@@ -44,6 +44,7 @@ from app.admission import (
     uses_https,
     write_session,
 )
+from app.assets import asset
 from app.database import Database
 from app.errors import BadRequest
 from app.settings import files
@@ -225,7 +226,7 @@ def templates() -> Environment:
         loader=FileSystemLoader(files("templates")), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(rendering.GLOBALS)
-    environment.globals["version"] = __version__
+    environment.globals.update(version=__version__, asset=asset)
     return environment
 
 

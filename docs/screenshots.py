@@ -50,6 +50,9 @@ PAGES = {
     "model-tuned": "/models/{tuned}",
     "model-import": "/models/import",
     "exports": "/exports",
+    "ratings": "/feedback",
+    "ratings-new": "/feedback/new",
+    "rate": "/rate",
     "playground": "/playground/{chat}",
     "playground-empty": "/playground",
     "system": "/system",
@@ -69,7 +72,6 @@ SHOWN = {
     "run-light": ("run-live", "light", "1440"),
     "run-dark": ("run-live", "dark", "1440"),
     "runs-light": ("runs", "light", "1440"),
-    "runs-dark": ("runs", "dark", "1440"),
     "compare-light": ("compare", "light", "1440"),
     "outcome-dark": ("run", "dark", "1440"),
     "failed-dark": ("run-failed", "dark", "1440"),
@@ -107,13 +109,20 @@ def _work(work: Work) -> None:
     kept = work.home / "pictures.json"
     if kept.exists():
         work.ids = json.loads(kept.read_text())
-        return
-    say = lambda text: print(text, flush=True)  # noqa: E731
-    bring_data(work)
-    train(work, say)
-    _chat(work)
-    work.ask("POST", "/exports", json={"checkpoint": work.ids["tuned"], "format": "adapter"})
-    kept.write_text(json.dumps(work.ids))
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        kept.write_text(json.dumps(work.ids))
+
+    if "odd" not in work.ids:
+        bring_data(work)
+    if "tuned" not in work.ids:
+        train(work, say)
+    if "chat" not in work.ids:
+        _chat(work)
+        work.ask("POST", "/exports", json={"checkpoint": work.ids["tuned"], "format": "adapter"})
+    until(lambda: work.ask("GET", f"/runs/{work.ids['live']}")["step"] >= 60, 900)
+    say("taking pictures")
 
 
 def _chat(work: Work) -> None:
@@ -121,7 +130,7 @@ def _chat(work: Work) -> None:
     sent = {
         "checkpoints": [work.ids["model"], work.ids["tuned"]],
         "messages": [{"role": "user", "content": "What is 47 + 38?"}],
-        "sampling": {"temperature": 0, "max_tokens": 40},
+        "sampling": {"temperature": 0, "max_new_tokens": 40},
         "stream": False,
     }
     work.ask("POST", "/chats", json=sent)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[1]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
@@ -24,7 +25,7 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
     ("small", "sums, rank 4", {"tuner_params": {"r": 4}, "tags": ["rank"]}),
     ("good", "sums, rank 16", {"tuner_params": {"r": 16}, "tags": ["rank", "keep"]}),
     ("full", "sums, every weight", {"tuner": "full", "params": {"learning_rate": 3e-5, "max_steps": 20}}),
-    ("wild", "sums, far too fast", {"params": {"learning_rate": 0.9, "max_steps": 30, "warmup": 0, "eval_steps": 30}}),
+    ("wild", "sums, killed by hand", {"params": {"max_steps": 30}}),
     (
         "dpo",
         "right before wrong",
@@ -36,15 +37,16 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
 class Work:
     """A running studio, a client of it, and the ids of what was made, by short names."""
 
-    def __init__(self, url: str, token: str, home: Path) -> None:
-        self.url, self.home = url, home
+    def __init__(self, url: str, token: str, home: Path, pid: int) -> None:
+        self.url, self.home, self.pid = url, home, pid
         self.ids: dict[str, str] = {}
         self.client = httpx.Client(base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         """A call that has to work."""
         answer = self.client.request(method, path, **options)
-        answer.raise_for_status()
+        if not answer.is_success:
+            raise SystemExit(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
 
     def ended(self, path: str, seconds: float = 1800) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def studio(home: Path) -> Iterator[Work]:
     url = f"http://127.0.0.1:{port}"
     try:
         until(lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200 and (home / "token").exists(), 120)
-        yield Work(url, (home / "token").read_text().strip(), home)
+        yield Work(url, (home / "token").read_text().strip(), home, process.pid)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
@@ -133,18 +135,33 @@ def bring_data(work: Work) -> None:
 
 def train(work: Work, say: Callable[[str], None]) -> None:
     """Runs of every kind that ended, one that goes on and one that waits."""
-    model = until(lambda: [each for each in work.ask("GET", "/checkpoints")["data"] if each["status"] == "ready"], 300)[0]
+    model = until(
+        lambda: [each for each in work.ask("GET", "/checkpoints")["data"] if each["status"] == "ready" and each["kind"] == "base"], 300
+    )[0]
     work.ids["model"] = model["id"]
     for short, name, more in RUNS:
+        if short in work.ids:
+            continue
         say(f"training “{name}”")
         work.ids[short] = work.ask("POST", "/runs", json=request(work, name, more))["id"]
-        run = work.ended(f"/runs/{work.ids[short]}")
+        run = kill(work) if short == "wild" else work.ended(f"/runs/{work.ids[short]}")
         say(f"  {run['status']} {run.get('reason') or ''}")
     long = {"params": {"max_steps": 400, "eval_steps": 50}, "tags": ["long"]}
     work.ids["live"] = work.ask("POST", "/runs", json=request(work, "sums, all morning", long))["id"]
     work.ids["queued"] = work.ask("POST", "/runs", json=request(work, "sums, rank 16 again", {"parent_run": work.ids["good"]}))["id"]
     tuned = work.ask("GET", f"/runs/{work.ids['good']}/checkpoints")["data"]
     work.ids["tuned"] = tuned[0]["id"]
+
+
+def kill(work: Work) -> dict[str, Any]:
+    """Kill the trainer of the run whenever it has come a little way, until the studio gives the run up."""
+    while (run := work.ask("GET", f"/runs/{work.ids['wild']}"))["status"] in UNDER_WAY:
+        for process in psutil.Process(work.pid).children(recursive=True) if run["step"] > 8 else ():
+            with contextlib.suppress(psutil.Error):
+                if "worker.child" in process.cmdline():
+                    process.kill()
+        time.sleep(0.5)
+    return run  # type: ignore[no-any-return]
 
 
 def request(work: Work, name: str, more: dict[str, Any]) -> dict[str, Any]:

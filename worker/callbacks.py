@@ -80,8 +80,10 @@ class Reporter(TrainerCallback):
     """Sends what happens to the supervisor, and obeys it. Runs after the callbacks of the library, so that it has the last word on each
     step."""
 
-    def __init__(self, report: Report, progress: Progress, checks: Checks, finish: Callable[[Path, int], str]) -> None:
-        self.report, self.progress, self.checks, self.finish = report, progress, checks, finish
+    def __init__(
+        self, report: Report, progress: Progress, checks: Checks, finish: Callable[[Path, int], str], task: str = "policy"
+    ) -> None:
+        self.report, self.progress, self.checks, self.finish, self.task = report, progress, checks, finish, task
         self.trainer: Any = None
         self.nonfinite = 0
         self.offset = progress.tokens
@@ -154,7 +156,7 @@ class Reporter(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         kind = self.finish(folder, state.global_step)
-        self.report.send("checkpoint", step=state.global_step, folder=str(folder), tuner_kind=kind)
+        self.report.send("checkpoint", step=state.global_step, folder=str(folder), tuner_kind=kind, task=self.task)
 
     def _ask(self, step: int) -> None:
         if not self.checks.samples:

@@ -39,7 +39,11 @@ def _take(database: Database) -> list[Task]:
 
 
 def _try(database: Database, settings: Settings, task: Task) -> None:
-    answered, error = attempt(settings, task)
+    try:
+        answered, error = attempt(settings, task)
+    except Exception as fault:  # boundary: one message must never keep the others from being sent
+        log.exception("Message %s (%s, try %d) could not be sent.", task.id, task.event, task.attempts)
+        answered, error = None, _words(fault)
     if error:
         log.info("Message %s (%s, try %d) was not delivered: %s", task.id, task.event, task.attempts, error)
     with database.write() as session:

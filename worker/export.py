@@ -165,7 +165,7 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
         from safetensors import SafetensorError
 
         from worker.generate import stored_dtype
-        from worker.loading import load_model
+        from worker.loading import has_head, load_model, load_tokenizer
     except ImportError as error:
         raise Failed(
             f"This worker has no {error.name or 'torch'}, so it cannot merge. Install it with: pip install 'luthier[train]'.",
@@ -185,6 +185,10 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
         told.next()
         model = model.merge_and_unload(safe_merge=True)
     told.next()
+    if has_head(str(base), spec["adapter"]):  # it is read at the last token that is no padding
+        texts = Path(spec["adapter"] or base)
+        speaker = texts if (texts / "tokenizer_config.json").is_file() else base
+        model.config.get_text_config().pad_token_id = load_tokenizer(str(speaker)).pad_token_id
     model = model.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
     target = work / "model"

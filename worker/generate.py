@@ -31,7 +31,7 @@ def load(path: Path, *, adapter: Path | None = None, device: str = "cpu", dtype:
         Failed: the folder holds no model that can be read.
     """
     tokenizer = load_tokenizer(str(path))
-    model = load_model(str(path), str(adapter) if adapter else None, dtype or stored_dtype(path))
+    model = load_model(str(path), str(adapter) if adapter else None, dtype or stored_dtype(path), head=False)
     return Speaker(model.to(device).eval(), tokenizer)
 
 

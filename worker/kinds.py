@@ -12,6 +12,7 @@ from app.checkpoints import imports as checkpoint_imports
 from app.datasets import imports as dataset_imports
 from app.datasets import tokens
 from app.exports import service as exports
+from app.feedback import generation, generation_job
 from app.jobs.tables import Job
 
 
@@ -51,4 +52,11 @@ KINDS: dict[str, Kind] = {
         checkpoint_imports.import_progress,
     ),
     "export": Kind("worker.export", exports.export_spec, exports.export_done, exports.export_failed, exports.export_progress),
+    generation.KIND: Kind(
+        "worker.feedback_generate",
+        generation_job.generate_spec,
+        generation_job.generate_done,
+        generation_job.generate_failed,
+        generation_job.generate_progress,
+    ),
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from worker.reporting import Failed
 
 log = logging.getLogger(__name__)
 
+HEAD = "score"
+"""What transformers calls the head that gives one number, in decoders."""
 IN_MEMORY_BYTES = 256 * 1024**2
 """A file of rows larger than this is kept on disk while it is prepared."""
 
@@ -84,29 +88,121 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_model(path: str, adapter: str | None, dtype: str) -> Any:
+def load_model(path: str, adapter: str | None, dtype: str, *, head: bool | None = None) -> Any:
     """The weights in a checkpoint's folder, with the adapter to go on from, if any.
 
+    Args:
+        head: with a head that gives one number (a new one where the checkpoint has none), or without; None as the checkpoint is.
+
     Raises:
-        Failed: the folder holds no model that can be read.
+        Failed: the folder holds no model that can be read, or one that gives numbers where text is wanted.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    has_one = has_head(path, adapter)
+    if has_one and head is False:
+        raise Failed("The model to start from gives numbers and no text. Take the checkpoint it was trained from, or another.", "model")
+    headed = has_one if head is None else head
+    kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
+    options: dict[str, Any] = {"num_labels": 1} if headed else {}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, use_safetensors=True
-        )
+        with _silent(headed):
+            model: Any
+            model, found = kind.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+        missing = [name for name in found["missing_keys"] if not name.startswith(f"{HEAD}.")]
+        if headed and missing:
+            raise Failed(f"The model's files lack {len(missing)} weights, such as {missing[0]}. Import it again, or take another.", "model")
         model.config.name_or_path = path
+        if headed:
+            _widen_head(model)
         if adapter:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            if headed and not _is_headed(adapter):
+                model = _onto_head(model, adapter)
+            else:
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     except Exception as error:  # boundary: whatever the libraries make of a broken folder
-        if out_of_memory(error):
+        if out_of_memory(error) or isinstance(error, Failed):
             raise
         raise Failed(f"The model cannot be loaded: {_first_line(error)} Import it again, or take another.", "model") from error
     return model
+
+
+@contextmanager
+def _silent(hushed: bool) -> Iterator[None]:
+    """Without the table the library prints of weights that are drawn anew: here that is the head, and meant to be."""
+    from transformers.utils import logging as library
+
+    before = library.get_verbosity()
+    try:
+        if hushed:
+            library.set_verbosity_error()
+        yield
+    finally:
+        library.set_verbosity(before)
+
+
+def has_head(path: str, adapter: str | None) -> bool:
+    """Whether a checkpoint gives a number (reward or score) and no text."""
+    return (adapter is not None and _is_headed(adapter)) or any(
+        str(name).endswith("ForSequenceClassification") for name in _json(Path(path) / "config.json").get("architectures") or ()
+    )
+
+
+def _is_headed(adapter: str) -> bool:
+    return bool(_json(Path(adapter) / "adapter_config.json").get("task_type") == "SEQ_CLS")
+
+
+def _onto_head(model: Any, adapter: str) -> Any:
+    """An adapter of a model that writes, put on one with a new head, which is trained from now on together with it."""
+    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    config = with_head(PeftConfig.from_pretrained(adapter))
+    config.inference_mode = False
+    new = getattr(model, HEAD).weight.detach().clone()
+    model = get_peft_model(model, config)
+    set_peft_model_state_dict(model, {**load_peft_weights(adapter, device="cpu"), f"base_model.model.{HEAD}.weight": new})
+    return model
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # the libraries say what is wrong with it
+    return found if isinstance(found, dict) else {}
+
+
+def with_head(config: Any) -> Any:
+    """The configuration of an adapter that trains the head too, and keeps it with its own weights."""
+    config.task_type = "SEQ_CLS"
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), HEAD})
+    return config
+
+
+def _widen_head(model: Any) -> None:
+    """Hold the head in 32 bits, whatever the weights below it have: it is trained, and small updates vanish in bfloat16."""
+    head = getattr(model, HEAD, None)
+    if head is None:
+        raise Failed(
+            f"A {type(model).__name__} has no head called “{HEAD}”, so it cannot be trained to give numbers. Take another.", "model"
+        )
+    head.float()
+    head.register_forward_pre_hook(_in_its_type)
+
+
+def _in_its_type(head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].to(head.weight.dtype), *inputs[1:])
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,12 @@ def to_trl(row: dict[str, Any], shape: str, has_template: bool) -> dict[str, Any
     if shape == "prompt_completion":
         return _sides({"prompt": row["prompt"], "completion": row["completion"]}, has_template)
     if shape == "preference":
-        return _sides({"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}, has_template)
+        sides = _sides({"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}, has_template)
+        return {**sides, "margin": float(row.get("margin") or 0.0)}  # on every row: trl looks at the first one of a batch
     if shape == "unpaired":
         return {**_sides({"prompt": row["prompt"], "completion": row["completion"]}, has_template), "label": row["label"]}
+    if shape == "rated":
+        return {**_sides({"prompt": row["prompt"], "completion": row["completion"]}, has_template), "score": float(row["score"])}
     if shape == "prompt":
         return _sides({"prompt": row["prompt"]}, has_template)
     if shape in ("text", "labelled"):

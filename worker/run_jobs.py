@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from threading import Event
@@ -14,13 +15,18 @@ from app.jobs import service
 from app.jobs.tables import Job
 from app.leases import Claim, LeaseLost
 from app.settings import Settings
+from worker.allocator import preload_env
 from worker.kinds import KINDS, Kind
 from worker.process import Child
 from worker.supervise import Holding, log, scratch, why
 
 
-def one(database: Database, settings: Settings, worker_id: str, lane: str, shutdown: Event) -> bool:
-    """Claim and do the next job of a lane; False when none waits."""
+def one(database: Database, settings: Settings, worker_id: str, lane: str, shutdown: Event, slot: str | None = None) -> bool:
+    """Claim and do the next job of a lane; False when none waits.
+
+    Args:
+        slot: the device it may use, in the lane of the devices.
+    """
     with database.write() as session:
         mine = leases.claim(
             session, Job, worker_id=worker_id, lease_seconds=settings.lease_seconds, taken="running", where=Job.lane == lane
@@ -28,13 +34,13 @@ def one(database: Database, settings: Settings, worker_id: str, lane: str, shutd
     if mine is None:
         return False
     try:
-        _do(database, settings, mine, shutdown)
+        _do(database, settings, mine, shutdown, slot)
     except LeaseLost:
         log.warning("Job %s belongs to another worker now.", mine.id)
     return True
 
 
-def _do(database: Database, settings: Settings, mine: Claim, shutdown: Event) -> None:
+def _do(database: Database, settings: Settings, mine: Claim, shutdown: Event, slot: str | None) -> None:
     with database.read() as session:
         job = session.get(Job, mine.id)
         if job is None:
@@ -53,12 +59,22 @@ def _do(database: Database, settings: Settings, mine: Claim, shutdown: Event) ->
     folder = scratch(settings, f"{mine.id}-{mine.attempt}")
     try:
         spec = {"work": str(folder), **spec, "module": kind.child, "job_id": mine.id, "lease_seconds": settings.lease_seconds}
-        child = Child(spec, folder)
+        told, environment = _on_device(settings, slot) if slot else ({}, None)
+        child = Child({**spec, **told}, folder, environment)
         holding = Holding(database, settings, Job, mine, child, shutdown)
         holding.run(lambda messages: _write(database, mine, kind, messages), pausable=False)
         _end(database, mine, kind, child, holding, limited=bool(spec.get("memory_bytes")))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_device(settings: Settings, slot: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a child that reckons on a device is told of it, and its environment, in which its GPU is number 0."""
+    threads = settings.threads or os.cpu_count() or 1
+    visible = "" if slot == "cpu" else slot.partition(":")[2] or "0"
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleeps, as in training
+    environment = {**preload_env(), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
+    return {"device": "cpu" if slot == "cpu" else "cuda:0", "threads": threads}, {**environment, "CUDA_VISIBLE_DEVICES": visible}
 
 
 def _write(database: Database, mine: Claim, kind: Kind, messages: list[dict[str, Any]]) -> None:

@@ -238,6 +238,7 @@ class Writer:
                     manifest=manifest,
                     metrics=dict(run.latest),
                     created_by=run.created_by,
+                    task=message.get("task", "policy"),
                 )
                 progress.committed(session, run, checkpoint)
                 stale = checkpoints.retention(session, run.id, int(run.params.get("keep_checkpoints") or 0))

@@ -26,7 +26,7 @@ from app.runs import progress
 from app.runs.tables import Run
 from app.settings import Settings
 from app.workers import service as workers
-from worker import deliver, memory, run_jobs, run_training
+from worker import deliver, leftovers, memory, run_jobs, run_training
 from worker.chat import SpeakerProcess
 from worker.process import kill_left_behind
 
@@ -38,6 +38,8 @@ SPEAKER_SECONDS = 1.0
 """How often the child that answers is looked after."""
 POST_SECONDS = 1.0
 """How often messages to webhooks and by e-mail are looked for."""
+LEFTOVERS_SECONDS = 3600.0
+"""How often files without a row are looked for."""
 NO_TORCH = (
     "This worker has no torch, so it cannot train. Install the training packages with: pip install 'luthier[train]' and restart the worker."
 )
@@ -96,11 +98,14 @@ class Station:
         self._threads: list[threading.Thread] = []
 
     def _device(self, slot: str) -> bool:
-        if run_jobs.one(self.database, self.settings, self.id, "device", self.shutdown):
-            return True
         with self.database.read() as session:
-            if not leases.waiting(session, Run):
-                return False
+            job_waits, run_waits = leases.waiting(session, Job, Job.lane == "device"), leases.waiting(session, Run)
+        if job_waits:
+            self.speaker.make_room(slot)
+            if run_jobs.one(self.database, self.settings, self.id, "device", self.shutdown, slot):
+                return True
+        if not run_waits:
+            return False
         self._training.add(slot)
         try:
             self.speaker.make_room(slot)
@@ -175,6 +180,7 @@ class Station:
             ("sweep", self.settings.sweep_seconds, self.sweep),
             ("speaker", min(SPEAKER_SECONDS, self.settings.heartbeat_seconds), self.keep_speaker),
             ("post", POST_SECONDS, lambda: deliver.due(self.database, self.settings)),
+            ("leftovers", LEFTOVERS_SECONDS, lambda: leftovers.sweep(self.database, self.settings)),
         ):
             thread = threading.Thread(target=self._repeat, args=(every, action), name=name, daemon=True)
             thread.start()

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import pkgutil
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from app import methods, tuners
 from app.checkpoints import manifest as manifests
+from app.checkpoints.heads import HEAD_FILE
 from app.errors import Invalid
 from app.methods import service as settings
 from app.methods.base import Objective, TrainingJob
@@ -86,11 +88,14 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
 
     report.phase("Loading the model")
     precision = loading.precision(params.precision, tuner.family, device)
-    model = loading.load_model(base["path"], base["adapter"], precision.loaded)
+    torch.manual_seed(spec["seed"])  # a new head is drawn
+    model = loading.load_model(base["path"], base["adapter"], precision.loaded, head=objective.head)
     reference = _reference(model, objective, tuner) if base["adapter"] else None
     total_parameters = sum(weight.numel() for weight in model.parameters())
     model, peft_config = tuner.build(model, tuner_params)
-    batch, accumulation = _batch(params, int(spec["adjustments"].get("batch_divisor", 1)))
+    if objective.head and peft_config is not None:
+        loading.with_head(peft_config)
+    batch, accumulation = _batch(params, objective, int(spec["adjustments"].get("batch_divisor", 1)))
     longest = train_rows.longest_tokens(params.max_length)
     checkpointing = _checkpointing(
         params.gradient_checkpointing, model, objective, tuner, tuner_params, longest, batch, precision.loaded, device
@@ -107,21 +112,21 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         arguments=_arguments(spec, params, batch, accumulation, precision.autocast, checkpointing),
         trainer=resumable,
         reference=reference,
+        engine=pkgutil.resolve_name(objective.engine) if objective.engine else None,
     )
     trainer = objective.build_trainer(params, job)
     dropped = len(train_rows.dataset) - len(trainer.train_dataset)
     if not len(trainer.train_dataset):
         raise Failed(
-            f"No row is left to train on: with a maximum length of {params.max_length} tokens all answers are cut off. Raise max_length.",
+            f"No row is left to train on: with a maximum length of {params.max_length} tokens all answers are "
+            f"{'too long' if objective.drops_long else 'cut off'}. Raise max_length.",
             "data",
         )
     if eval_rows is not None and not len(trainer.eval_dataset):
         raise Failed(f"No evaluation row fits into the maximum length of {params.max_length} tokens. Raise max_length.", "data")
     if dropped and not resume:
-        words = (
-            f"{dropped} of {len(train_rows.dataset)} rows are left out, because their prompt alone fills the maximum length "
-            f"of {params.max_length} tokens."
-        )
+        why = "they are longer than" if objective.drops_long else "their prompt alone fills"
+        words = f"{dropped} of {len(train_rows.dataset)} rows are left out, because {why} the maximum length of {params.max_length} tokens."
         report.event("rows_dropped", words, dropped=dropped, rows=len(train_rows.dataset))
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
 
@@ -136,15 +141,19 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         raise Failed(
             "No evaluation row has a whole number in its answer, so answers cannot be checked by it. Set answer_check to none.", "config"
         )
-    samples = sampling.questions(source, objective.answer, int(spec["sample_prompts"])) if "prompt" in source.column_names else []
+    asks = "prompt" in source.column_names and not objective.head
+    samples = sampling.questions(source, objective.answer, int(spec["sample_prompts"])) if asks else []
     offsets = spec["offsets"]
     progress = Progress(tokens=float(offsets.get("tokens", 0)), clock=Clock(float(offsets.get("elapsed_seconds", 0))))
     checks = Checks(tokenizer, samples, checked, params.eval_steps, params.sample_tokens)
 
     def _finish(folder: Path, step: int) -> str:
+        if objective.head:
+            facts = json.dumps({"task": objective.produces, **job.facts}, indent=2, sort_keys=True)
+            (folder / HEAD_FILE).write_text(facts + "\n", encoding="utf-8")
         return finish_checkpoint(folder, step, spec, config_hash)
 
-    reporter = Reporter(report, progress, checks, _finish)
+    reporter = Reporter(report, progress, checks, _finish, objective.produces)
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(reporter)
@@ -210,9 +219,9 @@ def _declared(spec: dict[str, Any]) -> tuple[Objective, Tuner, Any, Any]:
     return objective, tuner, objective.params.model_validate(params), tuner.params.model_validate(tuner_params)
 
 
-def _batch(params: Any, divisor: int) -> tuple[int, int]:
+def _batch(params: Any, objective: Objective, divisor: int) -> tuple[int, int]:
     """Batch size and accumulation after the studio's reaction to a lack of memory; their product stays."""
-    if divisor < 1 or params.batch_size % divisor:
+    if divisor < 1 or params.batch_size % divisor or params.batch_size // divisor < objective.smallest_batch:
         raise Failed(
             f"The batch of {params.batch_size} cannot be divided by {divisor}. Start the run again with a smaller batch size.", "config"
         )

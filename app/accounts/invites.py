@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts import audit, people
@@ -32,6 +32,12 @@ class Opened:
 
 def _still_open() -> tuple[ColumnElement[bool], ...]:
     return Invite.used_at.is_(None), Invite.revoked_at.is_(None), Invite.expires_at > now()
+
+
+def _may_invite() -> tuple[ColumnElement[bool], ...]:
+    """Whether `User`, who made `Invite`, may still invite so: who was taken out or lowered must not come back by an invite of their own."""
+    runs_it = exists().where(Member.workspace_id == Invite.workspace_id, Member.user_id == Invite.invited_by, Member.role == "admin")
+    return User.disabled_at.is_(None), or_(User.role == "admin", and_(runs_it, Invite.role != "admin"))
 
 
 def invite(
@@ -112,7 +118,7 @@ def opened(session: Session, secret: str) -> Opened:
         select(Invite, Workspace.name, User.name)
         .join(Workspace, Workspace.id == Invite.workspace_id)
         .join(User, User.id == Invite.invited_by)
-        .where(Invite.secret_hash == digest(secret), User.disabled_at.is_(None), *_still_open())
+        .where(Invite.secret_hash == digest(secret), *_may_invite(), *_still_open())
     ).first()
     if row is None:
         raise Unauthorized(USED, code="invite_used")
@@ -160,9 +166,9 @@ def _use(session: Session, secret: str) -> Invite:
         .returning(Invite.id)
         .execution_options(synchronize_session=False)
     )
-    invite = session.get(Invite, invite_id) if invite_id else None
-    by = session.get(User, invite.invited_by) if invite else None
-    if invite is None or by is None or by.disabled_at is not None:
+    query = select(Invite).join(User, User.id == Invite.invited_by).where(Invite.id == invite_id, *_may_invite())
+    invite = session.scalars(query).first() if invite_id else None
+    if invite is None:
         raise Unauthorized(USED, code="invite_used")
     return invite
 

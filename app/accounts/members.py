@@ -125,12 +125,14 @@ def set_member(session: Session, who: Principal | None, workspace_id: str, user_
     if user is None:
         raise NotFound("There is no such person in this workspace.")
     if user.role == "admin" and role != "admin":
-        raise Conflict(f"“{user.name}” is an admin of the studio, and so of every workspace. Change the role of the person first.")
+        raise _runs_the_studio(user)
     before = member.role if member else None
     if member is None:
         session.add(Member(workspace_id=workspace_id, user_id=user_id, role=role))
     else:
         member.role = role
+    if role != "admin":
+        people.revoke_invites_by(session, user_id, workspace_id=workspace_id)
     session.flush()
     audit.record(session, who, "members.role", user.name, workspace_id=workspace_id, workspace=workspace.name, before=before, after=role)
     return user, role
@@ -141,13 +143,21 @@ def remove_member(session: Session, who: Principal, workspace_id: str, user_id: 
 
     Raises:
         NotFound: the caller does not run the workspace, or the person does not belong to it.
-        Conflict: it is the person's only workspace.
+        Conflict: it is the person's only workspace, or the person runs the studio and the caller does not.
     """
     workspace = get_managed(session, who, workspace_id)
     member, user = session.get(Member, (workspace_id, user_id)), session.get(User, user_id)
     if member is None or user is None:
         raise NotFound("There is no such person in this workspace.")
+    if user.role == "admin" and not who.studio:
+        raise _runs_the_studio(user)
     if session.scalar(select(func.count()).select_from(Member).where(Member.user_id == user_id)) == 1:
         raise Conflict(f"“{user.name}” belongs to no other workspace. Add them to another one first, or disable them.")
     session.execute(delete(Member).where(Member.workspace_id == workspace_id, Member.user_id == user_id))
+    if user.role != "admin":
+        people.revoke_invites_by(session, user_id, workspace_id=workspace_id)
     audit.record(session, who, "members.remove", user.name, workspace_id=workspace_id, workspace=workspace.name)
+
+
+def _runs_the_studio(user: User) -> Conflict:
+    return Conflict(f"“{user.name}” is an admin of the studio, and so of every workspace. Change the role of the person first.")

@@ -63,9 +63,15 @@ def ready(request: Request) -> JSONResponse:
 
 @router.get("/")
 @public
-async def front_door() -> RedirectResponse:
-    """The studio opens with its runs."""
-    return see_other("/runs")
+def front_door(request: Request) -> RedirectResponse:
+    """The studio opens with its runs; for a rater, with what there is to rate."""
+    who = _signed_in(request)
+    return see_other(home_of(who))
+
+
+def home_of(who: Principal | None) -> str:
+    """Where somebody begins: a rater may see nothing but what is to be rated."""
+    return "/rate" if who is not None and who.role == "rater" else "/runs"
 
 
 @router.get("/openapi.json")
@@ -88,11 +94,13 @@ def documentation(request: Request, who: Reader) -> HTMLResponse:
 def login(request: Request, token: Annotated[str, Query(max_length=200)] = "") -> Response:
     """Sign in by a link, or by name and password.
 
-    A link works at once when the user opened it. When another site leads here, or a browser only looks ahead, a button has to be
-    pressed first: so nobody is signed in as somebody else by a page, and a preview does not use the link up.
+    A link works at once when a browser says that the user opened it, and on this machine. When another site leads here, or something
+    only looks ahead, a button has to be pressed first: so nobody is signed in as somebody else by a page, and a preview does not use
+    the link up.
     """
     if not token:
         return _login_page(request)
+    _refuse_plain_http(request, settings_of(request), address_of(request))
     if _only_looks(request):
         with database_of(request).read() as session:
             owner = sessions.link_owner(session, token)
@@ -102,7 +110,8 @@ def login(request: Request, token: Annotated[str, Query(max_length=200)] = "") -
 
 def _only_looks(request: Request) -> bool:
     ahead = "prefetch" in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
-    return ahead or bool(request.scope.get("head")) or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    silent = "none" if _is_loopback(address_of(request)) else ""  # programs that fetch a link to show what it is say nothing either
+    return ahead or bool(request.scope.get("head")) or request.headers.get("sec-fetch-site", silent) not in ("none", "same-origin")
 
 
 def _login_page(request: Request, *, error: StudioError | None = None, **more: Any) -> HTMLResponse:
@@ -124,19 +133,23 @@ def _by_link(request: Request, token: str) -> Response:
     attempts, address = _attempts(request), address_of(request)
     try:
         _refuse_plain_http(request, settings_of(request), address)
-        attempts.check(address)
+        with database_of(request).read() as session:
+            known = sessions.link_owner(session, token) is not None
+        if not known:  # who has a link that works is not kept out by others who guess from the same address
+            attempts.check(address)
         with database_of(request).write() as session:
             _leave(request, session)
             _, cookie = sessions.sign_in(session, token, address=address, agent=request.headers.get("user-agent"))
+            home = home_of(sessions.session_principal(session, cookie))
     except TooMany as error:
         return _login_page(request, error=error)
     except Unauthorized:
-        if _signed_in(request):  # the link was opened a second time in the browser that it signed in
-            return see_other("/runs")
+        if who := _signed_in(request):  # the link was opened a second time in the browser that it signed in
+            return see_other(home_of(who))
         attempts.failed(address)
         _failed(request, "", "link")
         raise
-    return _with_cookie(request, see_other("/runs"), cookie)
+    return _with_cookie(request, see_other(home), cookie)
 
 
 def _by_password(request: Request, name: str, password: str) -> Response:
@@ -155,13 +168,14 @@ def _by_password(request: Request, name: str, password: str) -> Response:
             _leave(request, session)
             agent = request.headers.get("user-agent")
             _, cookie = sessions.open_session(session, checked.user, via="password", address=address, agent=agent)
+            home = home_of(sessions.session_principal(session, cookie))
     except (TooMany, Unauthorized) as error:
         if isinstance(error, Unauthorized):
             attempts.failed(address, account)
             _failed(request, name, "password")
         return _login_page(request, error=error, given=name[:200])
     attempts.succeeded(account)
-    return _with_cookie(request, see_other("/runs"), cookie)
+    return _with_cookie(request, see_other(home), cookie)
 
 
 def _attempts(request: Request) -> Attempts:
@@ -236,19 +250,24 @@ def invitation(request: Request, token: Annotated[str, Query(max_length=200)] = 
     """Who invites to what, and the form to accept; looking at it does not use the invite up."""
     try:
         return _join_page(request, token)
-    except Unauthorized as error:
+    except (Unauthorized, TooMany) as error:
         return _login_page(request, error=error)
 
 
-def _join_page(request: Request, token: str, *, error: StudioError | None = None, name: str | None = None) -> HTMLResponse:
+def _opened(request: Request, token: str) -> invites.Opened:
+    """What an invite says; only those whose secret opens nothing are counted and made to wait."""
     attempts, address = _attempts(request), address_of(request)
-    attempts.check(address)
     try:
         with database_of(request).read() as session:
-            opened = invites.opened(session, token)
+            return invites.opened(session, token)
     except Unauthorized:
+        attempts.check(address)
         attempts.failed(address)
         raise
+
+
+def _join_page(request: Request, token: str, *, error: StudioError | None = None, name: str | None = None) -> HTMLResponse:
+    opened = _opened(request, token)
     return page(
         request,
         "accounts/join.html",
@@ -271,13 +290,11 @@ def accept_invitation(
     address = address_of(request)
     try:
         _refuse_plain_http(request, settings_of(request), address)
-        _attempts(request).check(address)
+        _opened(request, token)  # before a hash is reckoned for a stranger
         who = _signed_in(request) if as_me else None
         if who is not None:
             return _join_as(request, token, who)
         invites.check_form(name, password, again)
-        with database_of(request).read() as session:
-            invites.opened(session, token)  # before a hash is reckoned for a stranger
         kept = passwords.hashed(password, name=name) if password else None
         with database_of(request).write() as session:
             _leave(request, session)
@@ -286,10 +303,8 @@ def accept_invitation(
     except (Invalid, Conflict) as error:
         return _join_page(request, token, error=error, name=name[:200])
     except (Unauthorized, TooMany) as error:
-        if isinstance(error, Unauthorized):
-            _attempts(request).failed(address)
         return _login_page(request, error=error)
-    return _with_cookie(request, see_other("/runs" if user.role != "rater" else "/settings"), cookie)
+    return _with_cookie(request, see_other("/runs" if user.role != "rater" else "/rate"), cookie)
 
 
 def _join_as(request: Request, token: str, who: Principal) -> Response:
@@ -297,11 +312,18 @@ def _join_as(request: Request, token: str, who: Principal) -> Response:
         session.info["address"] = address_of(request)
         invite = invites.join(session, token, who)
         sessions.switch_workspace(session, who, invite.workspace_id)
-    return see_other("/runs")
+        home = _home_now(request, session)
+    return see_other(home)
+
+
+def _home_now(request: Request, session: Session) -> str:
+    """Where the caller begins in the workspace that this request has just changed to."""
+    cookie = request.cookies.get(cookie_name(settings_of(request)))
+    return home_of(sessions.session_principal(session, cookie) if cookie else None)
 
 
 @router.post("/settings/workspace")
-def switch_workspace(who: Person, session: WriteSession, workspace: Secret = "") -> Response:
+def switch_workspace(request: Request, who: Person, session: WriteSession, workspace: Secret = "") -> Response:
     """Work in another workspace of one's own from now on."""
     sessions.switch_workspace(session, who, workspace)
-    return see_other("/runs")
+    return see_other(_home_now(request, session))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import User
@@ -94,8 +94,9 @@ def check_sign_in(session: Session, name: str, password: str) -> Checked | None:
     """Whom a name (or e-mail address) and a password sign in; None when they do not, whatever the reason, in the same time."""
     given = unicodedata.normalize("NFC", name.replace("\x00", " ")).strip()
     named = or_(User.name == given, func.lower(User.name) == given.lower(), User.email == given.lower())
-    found = list(session.scalars(select(User).where(named, User.disabled_at.is_(None)).limit(2)))
-    user = found[0] if len(found) == 1 else None
+    first = case((User.email == given.lower(), 0), else_=1)  # an address is one person's: nobody takes it from them as a name
+    found = list(session.scalars(select(User).where(named, User.disabled_at.is_(None)).order_by(first).limit(2)))
+    user = found[0] if len(found) == 1 or (found and found[0].email == given.lower()) else None
     kept = user.password_hash if user else None
     session.expunge_all()
     session.rollback()  # nobody waits for this connection while the hash is reckoned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from email.message import EmailMessage
 
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -55,9 +56,19 @@ def clean_email(email: str | None) -> str | None:
     email = (email or "").strip().lower()
     if not email:
         return None
-    if len(email) > 254 or not re.fullmatch(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+", email):
+    if len(email) > 254 or not re.fullmatch(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+", email) or not _can_be_written_to(email):
         raise Invalid("This is no e-mail address. It has the form name@example.org; it may also be left out.", field="email")
     return email
+
+
+def _can_be_written_to(email: str) -> bool:
+    message = EmailMessage()
+    try:
+        message["To"] = email
+        [address] = message["To"].addresses
+        return bool(address.addr_spec == email)
+    except Exception:  # boundary: what the parser trips over in an odd address is any of a dozen errors
+        return False
 
 
 def check_role(role: str) -> None:
@@ -71,15 +82,19 @@ def check_role(role: str) -> None:
 
 
 def refuse_taken(session: Session, name: str, email: str | None, *, but: str = "") -> None:
-    """See that nobody else has the name or the address: people sign in with either.
+    """See that nobody else has the name or the address, or goes by one of them as the other: people sign in with either.
 
     Raises:
         Conflict: somebody has it.
     """
-    named = or_(User.name == name, func.lower(User.name) == name.lower())
-    if session.scalar(select(User.id).where(named, User.id != but).limit(1)):
+
+    def taken(word: str) -> bool:
+        known = or_(User.id == word, User.name == word, func.lower(User.name) == word.lower(), User.email == word.lower())
+        return session.scalar(select(User.id).where(known, User.id != but).limit(1)) is not None
+
+    if taken(name):
         raise Conflict(f"Somebody is called “{name}” here already. Add a second name or an initial.", field="name", code="taken")
-    if email and session.scalar(select(User.id).where(User.email == email, User.id != but).limit(1)):
+    if email and taken(email):
         raise Conflict(f"Somebody has the address {email} here already.", field="email", code="taken")
 
 
@@ -196,7 +211,8 @@ def set_role(session: Session, who: Principal | None, user_id: str, role: str) -
     before = user.role
     if before == "admin" and role != "admin":
         _keep_an_admin(session, user, "lowered")
-        _revoke_invites_by(session, user_id)
+    if role != "admin":
+        revoke_invites_by(session, user_id)
     user.role = role
     session.execute(update(Member).where(Member.user_id == user_id).values(role=role))
     _sign_out(session, user_id, but=who.credential_id if who and who.user_id == user_id else "")
@@ -235,7 +251,7 @@ def disable(session: Session, who: Principal | None, user_id: str) -> User:
         _keep_an_admin(session, user, "disabled")
         user.disabled_at = session.scalar(select(now()))
         _sign_out(session, user_id)
-        _revoke_invites_by(session, user_id)
+        revoke_invites_by(session, user_id)
         session.flush()
         audit.record(session, who, "users.disable", user.name, user=user_id)
     return user
@@ -269,6 +285,9 @@ def _sign_out(session: Session, user_id: str, but: str = "") -> None:
     session.execute(delete(LoginLink).where(LoginLink.user_id == user_id))
 
 
-def _revoke_invites_by(session: Session, user_id: str) -> None:
-    open_ones = (Invite.invited_by == user_id, Invite.used_at.is_(None), Invite.revoked_at.is_(None))
-    session.execute(update(Invite).where(*open_ones).values(revoked_at=now()).execution_options(synchronize_session=False))
+def revoke_invites_by(session: Session, user_id: str, *, workspace_id: str | None = None) -> None:
+    """Take back the open invites of somebody who may invite no more (to one workspace, when named)."""
+    revoked = update(Invite).where(Invite.invited_by == user_id, Invite.used_at.is_(None), Invite.revoked_at.is_(None))
+    if workspace_id is not None:
+        revoked = revoked.where(Invite.workspace_id == workspace_id)
+    session.execute(revoked.values(revoked_at=now()).execution_options(synchronize_session=False))

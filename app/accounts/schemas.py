@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
 
 Role = Literal["admin", "engineer", "rater", "viewer"]
-Scope = Literal["read", "runs", "datasets", "checkpoints", "chats", "admin"]
+Scope = Literal["read", "runs", "datasets", "checkpoints", "chats", "feedback", "admin"]
 
 Moment = Annotated[float, PlainSerializer(lambda at: datetime.fromtimestamp(at, UTC), return_type=datetime)]
 """Seconds since 1970 in the database, ISO 8601 UTC in an answer."""

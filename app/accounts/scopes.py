@@ -13,6 +13,7 @@ SCOPES = {
     "datasets": "Add, change and delete datasets, and make them by recipes.",
     "checkpoints": "Import, export and delete checkpoints.",
     "chats": "Talk to models.",
+    "feedback": "Make feedback projects, rate answers, and steer raters.",
     "admin": "People, invites, workspaces, tokens, sessions, webhooks and the audit log.",
 }
 """Scope -> what it opens, always within the role of the token."""
@@ -29,6 +30,8 @@ _OWNERS = {
     "playground": "chats",
     "chat": "chats",
     "completions": "chats",
+    "feedback": "feedback",
+    "rate": "feedback",
     **dict.fromkeys(("users", "invites", "workspaces", "members", "tokens", "sessions", "audit", "webhooks", "settings"), "admin"),
 }
 _ANY = frozenset(SCOPES)

@@ -15,7 +15,7 @@ from app.accounts.people import MAY_GIVE, ROLES, check_role
 from app.accounts.schemas import Principal
 from app.accounts.sessions import TOUCH_SECONDS, digest, principal, with_owner
 from app.accounts.tables import Member, Token
-from app.database import new_id, now
+from app.database import iso, new_id, now
 from app.errors import Forbidden, Invalid, NotFound
 
 
@@ -53,11 +53,12 @@ def create_token(
     """Make an API token; the second value is shown once and cannot be found out again.
 
     Args:
+        expires_at: when it runs out; by default never, or with the token that makes it, which it cannot outlive.
         scopes: what it may be used for; everything its role may do, when none are named.
         by: who makes it, when that is not the command line.
 
     Raises:
-        Invalid: the name is empty, there is no such role or scope, or it already ran out.
+        Invalid: the name is empty, there is no such role or scope, it already ran out, or would outlive the token that makes it.
         Forbidden: the role may do more than the user.
         NotFound: the user does not belong to the workspace.
     """
@@ -73,6 +74,15 @@ def create_token(
     allowed = scope_rules.checked(scopes, by)
     if expires_at is not None and not expires_at > float(session.scalar(select(now())) or 0.0):
         raise Invalid("The token would have run out already. Give a moment in the future, or none.", field="expires_at")
+    maker = session.get(Token, by.credential_id) if by is not None and by.via == "token" else None
+    if maker is not None and maker.expires_at is not None:
+        if expires_at is not None and expires_at >= maker.expires_at + 1:  # the end is shown in whole milliseconds
+            raise Invalid(
+                f"The token you make this with runs out at {iso(maker.expires_at)}, and what it makes cannot last longer. Give an earlier "
+                "moment, or none.",
+                field="expires_at",
+            )
+        expires_at = min(expires_at or maker.expires_at, maker.expires_at)
     secret = secrets.token_hex(24)
     token = Token(
         id=new_id("")[1:],

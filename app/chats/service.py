@@ -15,6 +15,7 @@ from app import queue
 from app.chats import progress
 from app.chats.schemas import ACTIVE, KINDS, MAX_CHARACTERS, MAX_MESSAGE, ChatCreate, Sampling, answer_out
 from app.chats.tables import Answer, Chat, Turn
+from app.checkpoints import heads
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import now
@@ -39,7 +40,7 @@ def no_worker(session: Session) -> str | None:
 
 def askable(session: Session, workspace_id: str, limit: int = 300) -> list[Checkpoint]:
     """Checkpoints that can be talked to, newest first."""
-    return checkpoints.list_checkpoints(session, workspace_id, limit=limit, kinds=KINDS, status="ready")
+    return checkpoints.list_checkpoints(session, workspace_id, limit=limit, kinds=KINDS, status="ready", writing=True)
 
 
 def pick(session: Session, workspace_id: str, checkpoint_ids: Sequence[str]) -> list[Checkpoint]:
@@ -55,6 +56,7 @@ def pick(session: Session, workspace_id: str, checkpoint_ids: Sequence[str]) -> 
         checkpoint = checkpoints.get(session, workspace_id, checkpoint_id)
         if checkpoint.kind not in KINDS:
             raise Invalid(f"“{checkpoint.name}” is a {checkpoint.kind} model and does not answer. Take another.", field="checkpoints")
+        heads.must_write(checkpoint, "checkpoints")
         if checkpoint.status != "ready":
             raise Conflict(f"“{checkpoint.name}” is {checkpoint.status}; take a checkpoint that is ready.", field="checkpoints")
         found.append(checkpoint)

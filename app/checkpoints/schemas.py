@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.checkpoints.heads import task_of
 from app.checkpoints.tables import Checkpoint
 from app.database import iso
 
@@ -97,6 +98,8 @@ class CheckpointOut(BaseModel):
     id: str
     name: str
     kind: Literal["base", "adapter", "full", "reward", "classifier"]
+    task: Literal["policy", "reward", "score"]
+    """What it does: `policy` writes text, `reward` and `score` give a number for an answer."""
     status: Literal["importing", "ready", "failed", "quarantined"]
     reason: str | None
     """Why it failed or was put aside, with what to do."""
@@ -143,6 +146,7 @@ def checkpoint_out(checkpoint: Checkpoint) -> dict[str, Any]:
     )
     return {
         **{name: getattr(checkpoint, name) for name in same},
+        "task": task_of(checkpoint),
         "notes": checkpoint.notes or "",
         "metrics": None if metrics is None else {name: None if isinstance(value, str) else value for name, value in metrics.items()},
         "created_at": iso(checkpoint.created_at),

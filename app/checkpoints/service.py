@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import leases, storage
+from app.checkpoints import heads
 from app.checkpoints import manifest as manifests
 from app.checkpoints.lineage import dependents, run_of
 from app.checkpoints.schemas import CheckpointCreate, CheckpointEdit
@@ -41,8 +42,9 @@ def list_checkpoints(
     status: str | None = None,
     run_id: str | None = None,
     q: str | None = None,
+    writing: bool = False,
 ) -> list[Checkpoint]:
-    """Checkpoints of a workspace, newest first, after the one with the id `after`."""
+    """Checkpoints of a workspace, newest first, after the one with the id `after`; with `writing` only those that write text."""
     query = select(Checkpoint).where(Checkpoint.workspace_id == workspace_id)
     if after:
         query = query.where(Checkpoint.id < after)
@@ -54,6 +56,8 @@ def list_checkpoints(
         query = query.where(Checkpoint.run_id == run_id)
     if q:
         query = query.where(Checkpoint.name.icontains(q, autoescape=True))
+    if writing:
+        query = query.where(heads.writes())
     return list(session.scalars(query.order_by(Checkpoint.id.desc()).limit(limit)))
 
 
@@ -172,10 +176,11 @@ def commit_run_checkpoint(
     manifest: dict[str, Any],
     metrics: dict[str, Any],
     created_by: str | None,
+    task: str = "policy",
 ) -> Checkpoint:
     """Write the row of a checkpoint whose folder is in place, in the transaction that proves the run is still ours.
 
-    A step that was committed before (and put aside as damaged since) gets the new files.
+    A step that was committed before (and put aside as damaged since) gets the new files. `task` is what the run's method produces.
     """
     base = session.get_one(Checkpoint, base_id)
     checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.step == step)).first()
@@ -186,9 +191,11 @@ def commit_run_checkpoint(
     checkpoint.base_id, checkpoint.attempt, checkpoint.path, checkpoint.metrics = base_id, attempt, path, metrics
     checkpoint.size_bytes, checkpoint.sha256 = manifests.folder_size(manifest), manifests.weights_sha256(manifest)
     checkpoint.created_by = created_by
+    headed = {"task": task} if task in heads.HEADED else {}
+    checkpoint.config = headed or None
     if kind != "adapter":
         root = base_of(session, base)
-        checkpoint.parameters, checkpoint.shapes, checkpoint.config = root.parameters, root.shapes, root.config
+        checkpoint.parameters, checkpoint.shapes, checkpoint.config = root.parameters, root.shapes, {**(root.config or {}), **headed}
     session.flush()
     return checkpoint
 

@@ -42,7 +42,7 @@ class Checkpoint(Base):
     shapes: Mapped[dict[str, Any] | None]
     """Base models: tensor name -> shape, for plans that need no torch."""
     config: Mapped[dict[str, Any] | None]
-    """The model's config.json (base models)."""
+    """The model's config.json (base models); `task` in it marks those that give a number (`app.checkpoints.heads`), adapters too."""
     metrics: Mapped[dict[str, Any] | None]
     """Last values at its step (of runs)."""
     notes: Mapped[str | None]

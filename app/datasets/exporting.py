@@ -63,15 +63,28 @@ def _as_jsonl(file: Path) -> Iterator[bytes]:
 
 
 def _as_csv(file: Path, shape: str) -> Iterator[bytes]:
-    fields = list(shapes.SHAPES[shape].fields)
+    fields = _fields(file, shape)
 
     def table() -> Iterator[list[Any]]:
         with open(file, "rb") as stream:
             for line in stream:
                 row = orjson.loads(line)["row"]
-                yield [row[name] if isinstance(row[name], str) else json.dumps(row[name], ensure_ascii=False) for name in fields]
+                values = ["" if row.get(name) is None else row[name] for name in fields]
+                yield [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
 
     return (piece.encode() for piece in _csv(fields, table()))
+
+
+def _fields(file: Path, shape: str) -> list[str]:
+    """The columns of a table: the fields of the shape, and of those a row may have the ones that some row has."""
+    known = shapes.SHAPES[shape]
+    wanted = set(known.optional)
+    found: set[str] = set()
+    for row in _rows(file) if wanted else ():
+        found |= wanted & row.keys()
+        if found == wanted:
+            break
+    return [*known.fields, *(name for name in known.optional if name in found)]
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -85,18 +98,20 @@ def _as_parquet(file: Path, shape: str) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = shapes.SHAPES[shape].fields
+    fields = _fields(file, shape)
     kinds: dict[str, set[type]] = {name: set() for name in fields}
     for row in _rows(file):
         for name in fields:
-            kinds[name].add(type(row[name]))
+            if row.get(name) is not None:
+                kinds[name].add(type(row[name]))
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    types = {str: pa.string(), list: messages, bool: pa.bool_(), int: pa.int64()}
+    types = {str: pa.string(), list: messages, bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
     alike = {name: next(iter(found)) for name, found in kinds.items() if len(found) == 1}
     schema = pa.schema([(name, types[alike[name]] if name in alike else pa.string()) for name in fields])
 
     def value(row: dict[str, Any], name: str) -> Any:
-        return row[name] if name in alike or isinstance(row[name], str) else json.dumps(row[name], ensure_ascii=False)
+        found = row.get(name)
+        return found if name in alike or found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
     out = _Pieces()
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:

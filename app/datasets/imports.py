@@ -123,7 +123,8 @@ def remap(session: Session, workspace_id: str, user_id: str | None, dataset_id: 
         Conflict: it is being imported, or was not uploaded.
     """
     dataset = service.get(session, workspace_id, dataset_id)
-    if dataset.status == "importing":
+    session.refresh(dataset, with_for_update=True)  # of two who map it at the same moment, one starts an import
+    if dataset.status == "importing" or jobs.active_for(session, "import_dataset", dataset.id):
         raise Conflict(f"“{dataset.name}” is still being imported. Wait until that is done.")
     if (dataset.lineage or {}).get("recipe"):
         raise Conflict(f"“{dataset.name}” was made by a recipe and has no columns to map.")

@@ -35,6 +35,8 @@ def turns(row: dict[str, Any], shape: str) -> list[Turn]:
     if shape == "prompt":
         return asked
     answer = [Turn(turn.role, turn.text, turn.role == "assistant") for turn in _messages(row["completion"], "assistant")]
+    if shape == "rated":
+        return [*asked, *answer, Turn("score", f"{row['score']:g}")]
     return asked + answer + ([Turn("label", "good" if row["label"] else "bad")] if shape == "unpaired" else [])
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.checkpoints.heads import HEADED
 from app.database import iso
 from app.exports.tables import Export
 
@@ -110,20 +111,24 @@ def ways(export: Export) -> list[Way]:
     base = str(facts.get("base") or "")
     at = base if facts.get("on_hub") else f"./{slug(base)}-merged"
     where = "" if facts.get("on_hub") else f"The base “{base}” is not on the hub: export it too (merged), and unpack it beside this: {at}."
+    headed = facts.get("task") in HEADED
+    kind, number = ("AutoModelForSequenceClassification", ", num_labels=1") if headed else ("AutoModelForCausalLM", "")
     found = []
     if export.sha256:
         found.append(Way("Unpack", f"sha256sum {export.file_name}\nunzip {export.file_name}", f"The first line prints {export.sha256}."))
     if export.format == "merged":
         load = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("./{folder}", dtype="auto")\n'
+            f"from transformers import {kind}, AutoTokenizer\n\n"
+            f'model = {kind}.from_pretrained("./{folder}", dtype="auto")\n'
             f'tokenizer = AutoTokenizer.from_pretrained("./{folder}")'
         )
+        if headed:
+            return [*found, Way("transformers", load, "It gives one number for a conversation; head.json says on what scale.")]
         return [*found, Way("transformers", load), Way("vLLM", f"vllm serve ./{folder}", "For architectures that vLLM serves.")]
     revision = f', revision="{facts["revision"]}"' if facts.get("on_hub") and facts.get("revision") else ""
     load = (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{at}"{revision}, dtype="auto")\n'
+        f"from peft import PeftModel\nfrom transformers import {kind}, AutoTokenizer\n\n"
+        f'base = {kind}.from_pretrained("{at}"{revision}, dtype="auto"{number})\n'
         f'model = PeftModel.from_pretrained(base, "./{folder}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("./{folder}")'
     )

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import leases, storage
 from app.checkpoints import service as checkpoints
+from app.checkpoints.heads import task_of
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit, new_id, now
 from app.datasets.tables import Dataset
@@ -114,6 +115,7 @@ def _facts(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
     base = checkpoints.base_of(session, checkpoint)
     on_hub = base.source == "hub" and bool(base.ref)
     facts: dict[str, Any] = {"base": base.ref if on_hub else base.name, "on_hub": on_hub, "revision": base.revision if on_hub else None}
+    facts["task"] = task_of(checkpoint)
     if checkpoint.kind == "adapter":
         file = checkpoints.folder_of(checkpoint) / "adapter_config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,6 +88,10 @@ class TrainingJob:
     """Makes a trainer class into one whose runs can be resumed bit by bit; every objective builds its trainer from it."""
     reference: Any = None
     """The model before training, where it cannot be had from the folder of the base or by switching the adapter off."""
+    engine: Any = None
+    """What the dotted path `engine` of the objective names, where no library has a trainer for it."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What `build_trainer` may put here is kept with every checkpoint: how the numbers of a head are to be read."""
 
 
 class Objective:
@@ -99,7 +103,15 @@ class Objective:
     consumes: ClassVar[tuple[str, ...]]
     """Row shapes (`app.shapes`) it can train on."""
     produces: ClassVar[str] = "policy"
-    """What the trained checkpoint is: policy, reward model, classifier."""
+    """What the trained checkpoint is: policy, reward, score, classifier."""
+    head: ClassVar[bool] = False
+    """Whether the model gets a head that gives one number for a prompt with its answer, in place of the next token."""
+    engine: ClassVar[str | None] = None
+    """Dotted path (`module:name`) of a trainer of our own below `worker/`; None where a library has one."""
+    smallest_batch: ClassVar[int] = 1
+    """Rows that must go through the model at once for the loss to mean anything."""
+    drops_long: ClassVar[bool] = False
+    """Whether a row longer than the maximum length is left out; else it is cut, and left out only if nothing to learn remains."""
     families: ClassVar[tuple[str, ...]] = ("full", "adapter")
     """Families of tuners it works with."""
     params: ClassVar[type[TrainingParams]]

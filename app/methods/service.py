@@ -71,7 +71,10 @@ def validate(
     if isinstance(checked, TrainingParams):
         if checked.learning_rate is None:
             checked.learning_rate = aim.learning_rate(how.family)
-        if checked.answer_check != "none" and not has_eval:
+        if checked.answer_check != "none" and aim.head:
+            words = "A model that gives numbers writes no answers that could be checked. Set it to none."
+            problems.append({"field": "params.answer_check", "message": words})
+        elif checked.answer_check != "none" and not has_eval:
             words = "There are no evaluation rows to check. Name an eval_dataset, split the dataset, or set it to none."
             problems.append({"field": "params.answer_check", "message": words})
     if shape is not None and shape not in aim.consumes:

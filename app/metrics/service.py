@@ -18,6 +18,11 @@ CHUNK = 5_000
 KEEP_LIVE = 1_000
 """Newest points of a metric that stay rows, so that a reader who was away for a moment can be served from them."""
 
+OUTLINE = 256
+"""Points of a chunk that its outline keeps."""
+CHOICE = 4
+"""Points to choose each point of a chart from, as MinMaxLTTB does."""
+
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 Point = tuple[str, int, float]
 
@@ -65,27 +70,42 @@ def names(session: Session, run_id: str) -> list[str]:
     return sorted({*live, *sealed})
 
 
-def _whole(session: Session, run_id: str, name: str, after_step: int | None) -> Series:
-    """All points of one metric: its chunks, then its live rows."""
+def _sealed(session: Session, run_id: str, name: str, after: int, points: int | None) -> list[Series]:
+    """The chunks of one metric; only their outlines where these suffice to choose `points` points from."""
+    mine = (MetricChunk.run_id == run_id, MetricChunk.name == name, MetricChunk.last_step > after)
+    chunks, outlines = session.execute(select(func.count(), func.count(MetricChunk.outline)).where(*mine)).one()
+    if points is not None and outlines == chunks and chunks * OUTLINE >= points * CHOICE:
+        rows = session.scalars(select(MetricChunk.outline).where(*mine).order_by(MetricChunk.first_step).execution_options(binary=True))
+        return [(np.frombuffer(row, "<i8")[: len(row) // 16], np.frombuffer(row, "<f8")[len(row) // 16 :]) for row in rows if row]
+    both = select(MetricChunk.steps, MetricChunk.values).where(*mine).order_by(MetricChunk.first_step).execution_options(binary=True)
+    return [(np.frombuffer(steps, "<i8"), np.frombuffer(values, "<f8")) for steps, values in session.execute(both)]
+
+
+def _read(session: Session, run_id: str, name: str, after_step: int | None, points: int | None = None) -> Series:
+    """One metric, its chunks and then its live rows: all points, or with `points` at least enough to choose so many from."""
     after = -1 if after_step is None else after_step
-    chunks = session.execute(
-        select(MetricChunk.steps, MetricChunk.values)
-        .where(MetricChunk.run_id == run_id, MetricChunk.name == name, MetricChunk.last_step > after)
-        .order_by(MetricChunk.first_step)
-    ).all()
+    pieces = _sealed(session, run_id, name, after, points)
     live = session.execute(
         select(Metric.step, Metric.value, Metric.nonfinite)
         .where(Metric.run_id == run_id, Metric.name == name, Metric.step > after)
         .order_by(Metric.step)
     ).all()
-    steps = [np.frombuffer(chunk.steps, "<i8") for chunk in chunks] + [np.array([row.step for row in live], "<i8")]
-    values = [np.frombuffer(chunk.values, "<f8") for chunk in chunks]
-    values.append(np.array([float(row.nonfinite) if row.nonfinite else row.value for row in live], "<f8"))
-    all_steps, all_values = np.concatenate(steps), np.concatenate(values)
-    if chunks and after_step is not None:
-        keep = all_steps > after
-        all_steps, all_values = all_steps[keep], all_values[keep]
-    return all_steps, all_values
+    values = [float(odd) if odd else value for _, value, odd in live]
+    pieces.append((np.array([step for step, _, _ in live], "<i8"), np.array(values, "<f8")))
+    all_steps, all_values = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    keep = slice(int(np.searchsorted(all_steps, after, side="right")), None)
+    return all_steps[keep], all_values[keep]
+
+
+def outline(steps: NDArray[np.int64], values: NDArray[np.float64]) -> bytes:
+    """The lowest and highest point of each stretch of a chunk, its ends, and all that is no number."""
+    from tsdownsample import MinMaxDownsampler
+
+    good, odd = np.flatnonzero(np.isfinite(values)), np.flatnonzero(~np.isfinite(values))
+    if len(good) > OUTLINE:
+        good = good[MinMaxDownsampler().downsample(np.ascontiguousarray(values[good]), n_out=OUTLINE)]
+    kept = np.unique(np.concatenate([good, odd, [0, len(steps) - 1]]))
+    return bytes(steps[kept].tobytes() + values[kept].tobytes())
 
 
 def thin(steps: NDArray[np.int64], values: NDArray[np.float64], points: int) -> Series:
@@ -96,14 +116,25 @@ def thin(steps: NDArray[np.int64], values: NDArray[np.float64], points: int) -> 
 
     finite = np.isfinite(values)
     if finite.all():
-        chosen = MinMaxLTTBDownsampler().downsample(steps, values, n_out=max(3, points))
-        return steps[chosen], values[chosen]
+        kept = MinMaxLTTBDownsampler().downsample(steps, values, n_out=max(3, points))
+        return steps[kept], values[kept]
     odd = np.flatnonzero(~finite)[:points]
     good = np.flatnonzero(finite)
     if len(good) > points:
         good = good[MinMaxLTTBDownsampler().downsample(steps[good], values[good], n_out=max(3, points))]
-    chosen = np.sort(np.concatenate([good, odd]))
-    return steps[chosen], values[chosen]
+    kept = np.sort(np.concatenate([good, odd]))
+    return steps[kept], values[kept]
+
+
+def chosen(known: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Those of the known names that are wanted: `loss`, `eval_*` for all that begin so, and after a minus what is left out."""
+
+    def among(name: str, forms: list[str]) -> bool:
+        return any(name.startswith(form[:-1]) if form.endswith("*") else name == form for form in forms)
+
+    left_out = [form[1:] for form in wanted if form.startswith("-")]
+    taken = [form for form in wanted if not form.startswith("-")] or ["*"]
+    return [name for name in known if among(name, taken) and not among(name, left_out)]
 
 
 def series(
@@ -112,23 +143,31 @@ def series(
     """Steps and values of the metrics of a run, each thinned to about `points`.
 
     Args:
-        wanted: names of metrics; all of them when None.
+        wanted: names of metrics, as `chosen` reads them; all of them when None.
         after_step: only later steps.
     """
     found = {}
-    for name in names(session, run_id) if wanted is None else wanted:
-        steps, values = _whole(session, run_id, name, after_step)
+    for name in chosen(names(session, run_id), wanted or ()):
+        steps, values = _read(session, run_id, name, after_step, points)
         if len(steps):
             found[name] = thin(steps, values, points)
     return found
 
 
-def as_json(found: dict[str, Series]) -> dict[str, Any]:
+def rounded(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Values with so many significant digits, each the double nearest to its decimal; very small and very large ones stay as they are."""
+    sizes = np.abs(values)
+    usual = (sizes >= 1e-15) & (sizes < 10.0**digits)
+    scale = np.power(10.0, digits - 1 - np.floor(np.log10(sizes, where=usual, out=np.zeros_like(sizes))))
+    return np.where(usual, np.round(np.where(usual, values, 0.0) * scale) / scale, values)
+
+
+def as_json(found: dict[str, Series], digits: int | None = None) -> dict[str, Any]:
     """The REST form: `data` with null for what is no number, and `nonfinite` that names it."""
     data: dict[str, list[list[float | int | None]]] = {}
     odd: dict[str, list[list[int | str]]] = {}
     for name, (steps, values) in found.items():
-        listed_steps, listed = steps.tolist(), values.tolist()
+        listed_steps, listed = steps.tolist(), (rounded(values, digits) if digits else values).tolist()
         if np.isfinite(values).all():
             data[name] = [[step, value] for step, value in zip(listed_steps, listed, strict=True)]
             continue
@@ -161,7 +200,7 @@ def last_values(session: Session, run_id: str) -> dict[str, float | str]:
 
 def value_at(session: Session, run_id: str, name: str, step: int) -> float | None:
     """Value of a metric at a step, or at the nearest earlier one."""
-    steps, values = _whole(session, run_id, name, None)
+    steps, values = _read(session, run_id, name, None)
     index = int(np.searchsorted(steps, step, side="right")) - 1
     return float(values[index]) if index >= 0 else None
 
@@ -175,6 +214,7 @@ def truncate(session: Session, run_id: str, after_step: int) -> None:
         keep = int(np.searchsorted(steps, after_step, side="right"))
         chunk.steps, chunk.values = chunk.steps[: keep * 8], chunk.values[: keep * 8]
         chunk.count, chunk.last_step = keep, int(steps[keep - 1])
+        chunk.outline = outline(steps[:keep], np.frombuffer(chunk.values, "<f8"))
     session.flush()
 
 
@@ -210,6 +250,7 @@ def seal(session: Session, run_id: str, up_to_step: int) -> int:
                     last_seq=last_seq,
                     steps=steps.tobytes(),
                     values=values.tobytes(),
+                    outline=outline(steps, values),
                 )
             )
             session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.name == name, Metric.step <= int(steps[-1])))

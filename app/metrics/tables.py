@@ -36,3 +36,5 @@ class MetricChunk(Base):
     last_seq: Mapped[int]
     steps: Mapped[bytes]
     values: Mapped[bytes]
+    outline: Mapped[bytes | None]
+    """Steps and then values of the few hundred points that keep the shape, enough to draw a long curve; None in chunks of old versions."""

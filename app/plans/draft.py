@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from app import forms, methods, tuners
 from app.checkpoints import service as checkpoints
+from app.checkpoints.heads import task_of
+from app.checkpoints.tables import Checkpoint
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, StudioError
@@ -141,18 +143,22 @@ def _method_for(session: Session, workspace_id: str, dataset_id: str) -> str | N
     return next((name for name, each in methods.registry().items() if shape in each.consumes), None)
 
 
-def models(session: Session, workspace_id: str, chosen: str) -> list[Choice]:
-    """Models to start from, base models first; the chosen one is among them."""
+def models(session: Session, workspace_id: str, chosen: str, objective: Objective | None = None) -> list[Choice]:
+    """Models to start from, base models first; the chosen one is among them. Those that give numbers start nothing that writes."""
     found = checkpoints.list_checkpoints(session, workspace_id, limit=OFFERED, kinds=list(KINDS))
     if chosen and all(each.id != chosen for each in found):
         with contextlib.suppress(StudioError):  # it was deleted; the form then has none chosen
             found.append(checkpoints.get(session, workspace_id, chosen))
     order = list(KINDS)
     found.sort(key=lambda each: order.index(each.kind) if each.kind in order else len(order))
-    return [
-        Choice(each.id, each.name, group=KINDS.get(each.kind, each.kind), reason="" if each.status == "ready" else each.status)
-        for each in found
-    ]
+    return [Choice(each.id, each.name, group=KINDS.get(each.kind, each.kind), reason=_unfit(each, objective)) for each in found]
+
+
+def _unfit(checkpoint: Checkpoint, objective: Objective | None) -> str:
+    if checkpoint.status != "ready":
+        return checkpoint.status
+    task = task_of(checkpoint)
+    return "" if task == "policy" or (objective is not None and objective.head) else f"{task} model: gives numbers, no text"
 
 
 def data(session: Session, workspace_id: str, chosen: str, objective: Objective) -> list[Choice]:

@@ -128,7 +128,7 @@ def _errors(error: StudioError) -> dict[str, str]:
 
 
 def _form(request: Request, who: Principal, session: Session, draft: Draft, errors: dict[str, str], status: int | None = None) -> Response:
-    models = drafts.models(session, who.workspace_id, draft.checkpoint)
+    models = drafts.models(session, who.workspace_id, draft.checkpoint, draft.objective)
     data = drafts.data(session, who.workspace_id, draft.dataset, draft.objective)
     if request.method == "GET":
         draft.checkpoint, draft.dataset = draft.checkpoint or drafts.only(models), draft.dataset or drafts.only(data)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.checkpoints import heads
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.datasets import service as datasets
@@ -65,7 +66,9 @@ def plan(session: Session, workspace_id: str, request: RunCreate) -> Plan:
         datasets.usable_for_run(other)
         methods.validate(*asked, other.shape, field="eval_dataset", has_eval=True)
     objective, tuner = methods.objective(request.method), methods.tuner(request.tuner)
-    lengths = _lengths(session, dataset, checkpoint, params["max_length"])
+    if not objective.head:
+        heads.must_write(checkpoint, "checkpoint")
+    lengths = _lengths(session, dataset, checkpoint, params["max_length"], objective)
     rows = max(0, dataset.train_rows - (lengths.dropped or 0))
     rows_a_step = params["batch_size"] * params["gradient_accumulation"]
     steps = _steps(rows, params)
@@ -76,6 +79,8 @@ def plan(session: Session, workspace_id: str, request: RunCreate) -> Plan:
     base = checkpoints.base_of(session, checkpoint)
     shapes, config = base.shapes or {}, base.config or {}
     trainable = tuner.trainable(shapes, config, tuner.params.model_validate(tuner_params)) if shapes else None
+    if trainable is not None and objective.head:
+        trainable += int(config.get("hidden_size") or 0)
     count = total(shapes) if shapes else base.parameters
     needed, checkpointing = _memory(objective, tuner, shapes, config, trainable, params, lengths, device)
     seconds, basis = _seconds(session, workspace_id, request, count, tuner, all_tokens, device)
@@ -103,7 +108,7 @@ def plan(session: Session, workspace_id: str, request: RunCreate) -> Plan:
     return found
 
 
-def _lengths(session: Session, dataset: Dataset, checkpoint: Checkpoint, max_length: int) -> _Lengths:
+def _lengths(session: Session, dataset: Dataset, checkpoint: Checkpoint, max_length: int, objective: Objective) -> _Lengths:
     """Token lengths of the training rows; asks for them to be counted where they are not."""
     told = tokens.summary(session, dataset.id, checkpoint.id, max_length, "train")
     if told["status"] == "none":
@@ -113,7 +118,8 @@ def _lengths(session: Session, dataset: Dataset, checkpoint: Checkpoint, max_len
         return _Lengths(counting=told["status"] == "counting", problem=told.get("reason"))
     kept = dataset.train_rows - told["dropped"]
     mean = told["tokens"] / kept if kept else 0.0
-    return _Lengths(False, mean, min(max_length, told["longest"]), told["dropped"], told["cut"])
+    dropped, cut = (told["dropped"] + told["cut"], 0) if objective.drops_long else (told["dropped"], told["cut"])
+    return _Lengths(False, mean, min(max_length, told["longest"]), dropped, cut)
 
 
 def _steps(rows: int, params: dict[str, Any]) -> int:
@@ -220,7 +226,8 @@ def _suggestions(found: Plan, objective: Objective, tuner: Tuner, params: dict[s
     if found.trainable_parameters == 0:
         said.append("No layer of this model has one of these names, so nothing would be trained. Name other layers, or take all-linear.")
     if found.dropped_rows:
-        words = f"{found.dropped_rows:,} of {dataset.train_rows:,} rows are left out, because their prompt alone fills the maximum length."
+        why = "they are longer than" if objective.drops_long else "their prompt alone fills"
+        words = f"{found.dropped_rows:,} of {dataset.train_rows:,} rows are left out, because {why} the maximum length."
         said.append(f"{words} Raise the maximum length of {params['max_length']:,} tokens to keep them.")
     if found.cut_rows:
         words = f"{found.cut_rows:,} rows are cut at {params['max_length']:,} tokens and lose the end of their answer."

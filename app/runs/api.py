@@ -122,11 +122,15 @@ def run_metrics(
     names: str | None = None,
     after_step: int | None = None,
     points: Annotated[int, Query(ge=3, le=100_000)] = 2_000,
+    digits: Annotated[int | None, Query(ge=1, le=17, description="Significant digits of the values; all of them by default.")] = None,
 ) -> dict[str, Any]:
-    """Points of a run's metrics, each thinned to about `points`; `names` are separated by commas."""
+    """Points of a run's metrics, each thinned to about `points`.
+
+    `names` are separated by commas; `eval_*` stands for all that begin so, and `-epoch` leaves one out.
+    """
     run = service.get(session, who.workspace_id, run_id)
     wanted = [name for name in names.split(",") if name] if names else None
-    return {**metrics.as_json(metrics.series(session, run_id, wanted, after_step, points)), "seq": run.seq}
+    return {**metrics.as_json(metrics.series(session, run_id, wanted, after_step, points), digits), "seq": run.seq}
 
 
 @api.get("/runs/{run_id}/logs")

@@ -13,7 +13,7 @@ MOST_TAGS = 20
 
 
 def _chosen(ids: list[str]) -> list[str]:
-    chosen = list(dict.fromkeys(ids))
+    chosen = sorted(set(ids), reverse=True)  # always in this order: two who lock the same runs never wait for each other
     if not chosen:
         raise Invalid("Tick at least one run.", field="run")
     if len(chosen) > MOST:
@@ -68,7 +68,7 @@ def delete(session: Session, workspace_id: str, ids: list[str]) -> int:
     Raises:
         Conflict: one of them is active or used; none is deleted.
     """
-    chosen = sorted(_chosen(ids), reverse=True)
+    chosen = _chosen(ids)
     for run_id in chosen:
         service.delete(session, workspace_id, run_id)
     return len(chosen)

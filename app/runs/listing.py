@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, false, func, or_, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.types import Double
 
 from app.checkpoints.tables import Checkpoint
@@ -47,24 +47,28 @@ def _filtered(
         query = query.where(Run.method == method)
     if tuner:
         query = query.where(Run.tuner == tuner)
-    if q or model or dataset:
-        query = query.join(Dataset, Run.dataset_id == Dataset.id).join(Checkpoint, Run.checkpoint_id == Checkpoint.id)
     if model:
-        query = query.where(or_(Checkpoint.id == model, Checkpoint.name == model))
+        query = query.where(_of(Run.checkpoint_id, Checkpoint, or_(Checkpoint.id == model, Checkpoint.name == model)))
     if dataset:
-        query = query.where(or_(Dataset.id == dataset, Dataset.name == dataset))
+        query = query.where(_of(Run.dataset_id, Dataset, or_(Dataset.id == dataset, Dataset.name == dataset)))
     if q:
         pattern = f"%{q.lower().replace('!', '!!').replace('%', '!%').replace('_', '!_')}%"
-        fields: list[ColumnElement[Any]] = [
-            func.lower(Run.name),
-            func.lower(Run.method),
-            func.lower(Dataset.name),
-            func.lower(Checkpoint.name),
-        ]
-        query = query.where(or_(*(field.like(pattern, escape="!") for field in fields)))
+
+        def is_like(field: Any) -> ColumnElement[bool]:
+            return func.lower(field).like(pattern, escape="!")
+
+        of_data, of_model = (
+            _of(Run.dataset_id, Dataset, is_like(Dataset.name)),
+            _of(Run.checkpoint_id, Checkpoint, is_like(Checkpoint.name)),
+        )
+        query = query.where(or_(is_like(Run.name), is_like(Run.method), of_data, of_model))
     if tag:
         query = query.where(_has_tag(tag))
     return query
+
+
+def _of(key: InstrumentedAttribute[str], table: Any, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return key.in_(select(table.id).where(condition))
 
 
 def _has_tag(tag: str) -> ColumnElement[bool]:
@@ -236,18 +240,18 @@ def _past(key: ColumnElement[Any], value: Any, run_id: str, *, falling: bool, ha
 
 def offered(session: Session, workspace_id: str) -> dict[str, list[str]]:
     """Values that runs of the workspace have, by the name of the filter."""
-
-    def known(query: Select[Any]) -> list[str]:
-        return sorted(session.scalars(query.where(Run.workspace_id == workspace_id).distinct()), key=str.lower)
-
+    columns = (Run.method, Run.tuner, Run.checkpoint_id, Run.dataset_id)
+    used = session.execute(select(*columns).where(Run.workspace_id == workspace_id).distinct()).all()
+    checkpoints, datasets = {row.checkpoint_id for row in used}, {row.dataset_id for row in used}
     newest = session.scalars(select(Run.tags).where(Run.workspace_id == workspace_id).order_by(Run.id.desc()).limit(TAGS_OF))
-    return {
-        "method": known(select(Run.method)),
-        "tuner": known(select(Run.tuner)),
-        "model": known(select(Checkpoint.name).join(Run, Run.checkpoint_id == Checkpoint.id)),
-        "dataset": known(select(Dataset.name).join(Run, Run.dataset_id == Dataset.id)),
-        "tag": sorted({tag for tags in newest for tag in tags}, key=str.lower),
+    found: dict[str, Iterable[str]] = {
+        "method": [row.method for row in used],
+        "tuner": [row.tuner for row in used],
+        "model": session.scalars(select(Checkpoint.name).where(Checkpoint.id.in_(checkpoints))),
+        "dataset": session.scalars(select(Dataset.name).where(Dataset.id.in_(datasets))),
+        "tag": [tag for tags in newest for tag in tags],
     }
+    return {name: sorted(set(values), key=str.lower) for name, values in found.items()}
 
 
 def named(session: Session, workspace_id: str, name: str, value: str) -> str:

@@ -8,6 +8,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app import leases, queue, storage
+from app.checkpoints import heads
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit, notify, now
@@ -95,6 +96,8 @@ def create(session: Session, workspace_id: str, user_id: str | None, request: Ru
     params, tuner_params = methods.validate(
         request.method, request.tuner, request.params, request.tuner_params, dataset.shape, has_eval=has_eval
     )
+    if not methods.objective(request.method).head:
+        heads.must_write(checkpoint, "checkpoint")
     if eval_dataset is not None:
         methods.validate(
             request.method, request.tuner, request.params, request.tuner_params, eval_dataset.shape, field="eval_dataset", has_eval=True

@@ -37,6 +37,8 @@ class Entry:
 ACTIONS = (
     Entry("New run", "plus", "/runs/new", "C", writers=True),
     Entry("Add data", "upload", "/datasets/new", writers=True),
+    Entry("New rating project", "thumbs-up", "/feedback/new", writers=True),
+    Entry("Rate", "thumbs-up", "/rate", writers=True),
     Entry("Import a model", "download", "/models/import", writers=True),
     Entry("New conversation", "message-square-plus", "/playground", writers=True),
     Entry("Switch between light and dark", "sun-moon", do="theme"),
@@ -46,6 +48,7 @@ ACTIONS = (
 PAGES = (
     Entry("Runs", "activity", "/runs", "G R"),
     Entry("Datasets", "database", "/datasets", "G D"),
+    Entry("Ratings", "thumbs-up", "/feedback", "G T"),
     Entry("Models", "box", "/models", "G M"),
     Entry("Playground", "message-square", "/playground", "G P"),
     Entry("Exports", "package", "/exports"),

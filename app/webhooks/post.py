@@ -20,6 +20,8 @@ from app.webhooks import targets
 from app.webhooks.targets import Address, Refused, Target
 
 CONNECT_SECONDS = 5.0
+ADDRESSES = 4
+"""So many addresses of a name are tried."""
 TOTAL_SECONDS = 15.0
 READ_BYTES = 2_000
 PREFIX = "whsec_"
@@ -89,23 +91,30 @@ class _Pinned(http.client.HTTPConnection):
 
     def __init__(self, target: Target, addresses: list[Address]) -> None:
         super().__init__(target.host, target.port, timeout=TOTAL_SECONDS)
-        self._target, self._addresses = target, addresses
+        self._target, self._addresses = target, addresses[:ADDRESSES]
+        self._ends = time.monotonic() + TOTAL_SECONDS
         self.given_up = False
 
     def connect(self) -> None:
-        """Connect to the first address that takes the connection."""
+        """Connect to the first address that takes the connection, within the time of the whole exchange."""
         problem: OSError = OSError("There is no address.")
         for address in self._addresses:
+            self.check()
             try:
-                self.sock = socket.create_connection((str(address), self._target.port), CONNECT_SECONDS)
+                seconds = max(0.01, min(CONNECT_SECONDS, self._ends - time.monotonic()))
+                self.sock = socket.create_connection((str(address), self._target.port), seconds)
                 break
             except OSError as error:
                 problem = error
         else:
             raise problem
         self.sock.settimeout(TOTAL_SECONDS)
-        if self._target.https:
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self._target.host)
+        if self._target.https:  # the handshake afterwards: only a socket that is kept already can be ended while it goes on
+            context = ssl.create_default_context()
+            self.sock = secured = context.wrap_socket(self.sock, server_hostname=self._target.host, do_handshake_on_connect=False)
+            self.check()
+            secured.do_handshake()
+        self.check()
 
     def check(self) -> None:
         """See that the exchange was not ended for taking too long.

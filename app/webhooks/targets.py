@@ -123,7 +123,8 @@ def check(address: Address, settings: Settings) -> None:
     if any(inner in network or address in network for network in settings.webhook_allowed):
         return
     for each in (address, inner):
-        if not each.is_global or each.is_multicast or each.is_reserved or each.is_unspecified:
+        local = isinstance(each, ipaddress.IPv6Address) and each.is_site_local  # fec0::/10, which counts as global still
+        if not each.is_global or each.is_multicast or each.is_reserved or each.is_unspecified or local:
             raise Refused(
                 f"{address} is not an address of the public internet, so nothing is sent there. "
                 "An admin can allow its network with LUTHIER_WEBHOOK_NETWORKS."

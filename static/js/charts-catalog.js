@@ -2,8 +2,12 @@
 
 /** @typedef {{name: string, title: string, group: string, isBig: boolean, isSmoothed: boolean}} Entry */
 
-/** Axes, and what only the trainer's books need. */
-const HIDDEN = new Set(["elapsed_seconds", "tokens", "num_tokens", "epoch", "total_flos", "train_loss", "train_runtime"]);
+/** What the machine did has a tab of its own. */
+const SYSTEM = "system/";
+const AXES = ["elapsed_seconds", "tokens"];
+/** What only the trainer's books need. */
+const BOOKS = ["num_tokens", "epoch", "total_flos", "train_loss", "train_runtime"];
+const HIDDEN = new Set([...AXES, ...BOOKS]);
 
 const TITLES = /** @type {Record<string, string>} */ ({
   loss: "Training loss",
@@ -53,9 +57,15 @@ const FIRST = [
   "system/disk_free_bytes",
 ];
 const BIG = new Set(["loss", "eval_loss"]);
-/** What the machine did has a tab of its own. */
-export const SYSTEM = "system/";
 const EXACT = new Set(["learning_rate", "exact_match", "memory_bytes"]);
+
+/**
+ * What to load for the charts of a page.
+ * @param {boolean} isSystem
+ */
+export function wanted(isSystem) {
+  return isSystem ? [`${SYSTEM}*`, ...AXES].join() : [`${SYSTEM}*`, ...BOOKS].map((name) => `-${name}`).join();
+}
 
 /** @param {string} name */
 function groupOf(name) {

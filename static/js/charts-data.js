@@ -38,10 +38,13 @@ export class RunData {
 
   /**
    * Load all points anew.
+   * @param {string} names - Which metrics, as the REST interface reads them.
+   * @param {number} points - How many of each curve, at most.
    * @throws {Error} The server does not answer, or refuses.
    */
-  async load() {
-    const answer = await fetch(`/api/v1/runs/${encodeURIComponent(this.id)}/metrics?points=2000`, {
+  async load(names, points) {
+    const asked = new URLSearchParams({ names, points: String(points), digits: "7" });
+    const answer = await fetch(`/api/v1/runs/${encodeURIComponent(this.id)}/metrics?${asked}`, {
       headers: { Accept: "application/json" },
     });
     if (!answer.ok) throw new Error(`The curve could not be loaded (${answer.status}).`);

@@ -1,6 +1,6 @@
 /** The charts of one run or of several: loads the points, follows the stream, lays other runs over. The tools are in `charts-tools.js`. */
 /* global uPlot */
-import { catalog } from "./charts-catalog.js";
+import { catalog, wanted } from "./charts-catalog.js";
 import { RunData } from "./charts-data.js";
 import { readByKeys } from "./charts-keys.js";
 import { Plot } from "./charts-plot.js";
@@ -8,7 +8,10 @@ import { keep, obeyTools, remembered } from "./charts-tools.js";
 import { messageOf, one } from "./dom.js";
 
 const MOST_POINTS = 12_000;
+const LOADED_POINTS = 1_000;
+const LEAST_POINTS = 250;
 const COLOURS = 8;
+const RETRY_MS = 3_000;
 
 export class Charts {
   /** @param {HTMLElement} holder */
@@ -42,13 +45,23 @@ export class Charts {
     return [...this.subjects, ...this.over.values()];
   }
 
+  /**
+   * Load one of the runs; they share what one page should weigh.
+   * @param {RunData} run
+   */
+  async read(run) {
+    await run.load(wanted(this.isSystem), Math.max(LEAST_POINTS, Math.floor(LOADED_POINTS / this.runs.length)));
+  }
+
   /** Load the runs of the page (again), then take up what came meanwhile. */
   async load() {
     this.isLoaded = false;
     try {
-      await Promise.all(this.subjects.map((run) => run.load()));
+      await Promise.all(this.subjects.map((run) => this.read(run)));
     } catch (error) {
-      this.say("The curve could not be loaded", `${error instanceof Error ? error.message : error} Load the page again.`);
+      if (!this.plots.size) this.say("The curve could not be loaded", `${error instanceof Error ? error.message : error} Trying again.`);
+      this.waiting = []; // what is loaded next has it all
+      setTimeout(() => this.load(), RETRY_MS);
       return;
     }
     this.isLoaded = true;
@@ -204,7 +217,7 @@ export class Charts {
       if (!slot) return;
       const run = new RunData(id, name, slot);
       this.over.set(id, run);
-      await run.load().catch(() => this.over.delete(id));
+      await this.read(run).catch(() => this.over.delete(id));
     } else {
       this.over.delete(id);
     }

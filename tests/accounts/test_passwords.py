@@ -60,6 +60,13 @@ def test_one_signs_in_by_e_mail_address_too_whatever_its_case(app: FastAPI, clie
         assert works(sign_in(app, name, GOOD))
 
 
+@pytest.mark.parametrize("email", ["a@", "a b@example.org", "a,b@example.org", "<a@example.org", "a@[", '"a@b', "x@y,z@w"])
+def test_an_address_no_mail_can_be_sent_to_is_refused(client: TestClient, email: str) -> None:
+    refused = client.post("/api/v1/users", json={"name": "Ada", "email": email})
+    assert refused.status_code == 422 and refused.json()["error"]["field"] == "email", refused.text
+    assert client.post("/api/v1/users", json={"name": "Ada", "email": "ada.l+x@sub.example.org"}).status_code == 201
+
+
 @pytest.mark.parametrize("password", ["", "short", "aaaaaaaaaaaaaaaa", "admin123", "x" * 1001])
 def test_a_poor_password_is_refused_in_words(stack: Stack, client: TestClient, password: str) -> None:
     answer = client.post("/settings/password", data={"password": password, "again": password})

@@ -158,6 +158,49 @@ def test_an_admin_of_a_workspace_invites_to_it_alone_and_makes_no_admins(
     assert boss.post("/api/v1/users", json={"name": "x"}).status_code == 403
 
 
+def make_boss(stack: Stack, client: TestClient, boss: TestClient, role: str = "admin") -> int:
+    path = f"/api/v1/workspaces/{stack.workspace_id}/members/{me(boss)['user_id']}"
+    return int(client.put(path, json={"role": role}).status_code)
+
+
+@pytest.mark.parametrize("how", ["removed", "demoted", "lowered everywhere"])
+def test_an_admin_of_a_workspace_who_is_taken_out_does_not_come_back_by_an_invite_of_their_own(
+    stack: Stack, app: FastAPI, client: TestClient, as_role: Callable[[str], TestClient], how: str
+) -> None:
+    boss = as_role("engineer")
+    boss_id = me(boss)["user_id"]
+    assert make_boss(stack, client, boss) == 200
+    kept = invite(client, name="From the studio")
+    own = invite(boss, name="Back door")
+    lab = client.post("/api/v1/workspaces", json={"name": "Lab"}).json()["id"]
+    assert client.put(f"/api/v1/workspaces/{lab}/members/{boss_id}", json={"role": "engineer"}).status_code == 200
+    if how == "removed":
+        assert client.delete(f"/api/v1/workspaces/{stack.workspace_id}/members/{boss_id}").status_code == 204
+    elif how == "demoted":
+        assert make_boss(stack, client, boss, "viewer") == 200
+    else:
+        assert client.patch(f"/api/v1/users/{boss_id}", json={"role": "viewer"}).status_code == 200
+    assert [each["name"] for each in client.get("/api/v1/invites").json()["data"]] == ["From the studio"]
+    with stack.database.write() as session:  # as if it had not been taken back
+        session.execute(update(Invite).values(revoked_at=None))
+    assert browser(app).get(own["link"]).status_code == 401
+    assert accept(app, own["link"]).answer.status_code == 401  # type: ignore[attr-defined]
+    assert accept(app, kept["link"]).answer.status_code == 303  # type: ignore[attr-defined]
+
+
+def test_an_admin_of_a_workspace_takes_out_no_admin_of_the_studio(
+    stack: Stack, client: TestClient, as_role: Callable[[str], TestClient]
+) -> None:
+    boss, second = as_role("engineer"), as_role("admin")
+    lab = client.post("/api/v1/workspaces", json={"name": "Lab"}).json()["id"]
+    assert client.put(f"/api/v1/workspaces/{lab}/members/{me(second)['user_id']}", json={"role": "admin"}).status_code == 200
+    assert make_boss(stack, client, boss) == 200
+    place = f"/api/v1/workspaces/{stack.workspace_id}/members/{me(second)['user_id']}"
+    refused = boss.delete(place)
+    assert refused.status_code == 409 and "admin of the studio" in refused.json()["error"]["message"]
+    assert client.delete(place).status_code == 204
+
+
 def test_the_page_of_people_invites_and_takes_back(app: FastAPI, client: TestClient) -> None:
     answer = client.post("/settings/invites", data={"name": "Grace <b>", "role": "viewer"})
     assert answer.status_code == 200 and "Grace &lt;b&gt;" in answer.text
@@ -196,6 +239,23 @@ def test_names_that_will_not_do_are_refused_with_the_field(client: TestClient, n
     assert answer.status_code in (409, 422) and answer.json()["error"]["field"] == "name"
     assert len(answer.json()["error"]["message"]) < 300
     assert len(client.get("/api/v1/users?everywhere=true").json()["data"]) == 1
+
+
+def test_nobody_goes_by_the_address_or_the_id_of_another(
+    stack: Stack, app: FastAPI, client: TestClient, as_role: Callable[[str], TestClient]
+) -> None:
+    bob = accept(app, invite(client, name="Bob", email="bob@example.org")["link"], name="Bob", password=GOOD, again=GOOD)
+    eve = as_role("viewer")
+    for word in ("bob@example.org", "Bob@Example.org", me(bob)["user_id"]):
+        refused = eve.post("/settings/name", data={"name": word, "email": ""})
+        assert refused.status_code == 409 and "here already" in refused.text
+        assert client.post("/api/v1/users", json={"name": word}).status_code == 409
+    assert client.post("/api/v1/users", json={"name": "carol@example.org"}).status_code == 201
+    assert eve.post("/settings/name", data={"name": "Eve", "email": "carol@example.org"}).status_code == 409
+    assert bob.post("/settings/name", data={"name": "bob@example.org", "email": "bob@example.org"}).status_code == 303, "one's own"
+    with stack.database.write() as session:  # as it could be before names and addresses were looked at together
+        session.execute(update(User).where(User.id == me(eve)["user_id"]).values(name="bob@example.org"))
+    assert browser(app).post("/login", data={"name": "bob@example.org", "password": GOOD}).status_code == 303
 
 
 def test_the_last_admin_can_be_neither_lowered_nor_disabled(stack: Stack, client: TestClient, as_role: Callable[[str], TestClient]) -> None:

@@ -25,6 +25,8 @@ OPENED_BY = {
     "exports": "checkpoints",
     "chats": "chats",
     "playground": "chats",
+    "feedback": "feedback",
+    "rate": "feedback",
 }
 
 

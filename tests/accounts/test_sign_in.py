@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import select, text, update
@@ -14,9 +15,10 @@ from starlette.testclient import TestClient
 from app.accounts import service
 from app.accounts.tables import BrowserSession, LoginLink, User
 from app.database import now
+from app.errors import ConfigError
 from app.main import create_app
 from app.settings import get_settings
-from tests.conftest import ADDRESS, Stack, browser
+from tests.conftest import ADDRESS, Server, Stack, browser
 
 
 def link(stack: Stack, user_id: str | None = None) -> str:
@@ -102,7 +104,13 @@ def test_the_cookie_is_bound_to_port_and_hidden_from_scripts(stack: Stack, anony
 def test_behind_https_the_cookie_is_host_bound_and_secure(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PUBLIC_URL", "https://luthier.example.org")
     get_settings.cache_clear()
-    client = TestClient(create_app(), base_url="https://luthier.example.org", follow_redirects=False, client=("203.0.113.9", 1))
+    client = TestClient(
+        create_app(),
+        base_url="https://luthier.example.org",
+        headers={"Sec-Fetch-Site": "none"},
+        follow_redirects=False,
+        client=("203.0.113.9", 1),
+    )
     with stack.database.write() as session:
         address = service.link_for(session, get_settings(), stack.admin_id)
     assert address.startswith("https://luthier.example.org/login")
@@ -120,7 +128,40 @@ def test_plain_http_from_another_machine_is_refused_unless_allowed(stack: Stack,
     assert "LUTHIER_PUBLIC_URL" in answer.text and "LUTHIER_ALLOW_HTTP" in answer.text
     monkeypatch.setenv("LUTHIER_ALLOW_HTTP", "true")
     get_settings.cache_clear()
-    assert TestClient(create_app(), base_url=ADDRESS, follow_redirects=False, client=("192.168.1.20", 1)).get(address).status_code == 303
+    elsewhere = TestClient(create_app(), base_url=ADDRESS, follow_redirects=False, client=("192.168.1.20", 1))
+    assert elsewhere.post("/login", data={"token": token_of(address)}).status_code == 303
+
+
+def test_what_does_not_say_that_a_user_opened_a_link_does_not_use_it_up(
+    stack: Stack, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.state.settings, "allow_http", True)
+    address = link(stack)
+    preview = TestClient(app, base_url=ADDRESS, follow_redirects=False, client=("192.168.1.20", 1))
+    looked = preview.get(address)
+    assert looked.status_code == 200 and "Sign in as <bdi>admin</bdi>" in looked.text and not looked.cookies
+    program = TestClient(app, base_url=ADDRESS, follow_redirects=False, client=("127.0.0.1", 1))
+    assert program.get(address).status_code == 303, "a program of this machine"
+
+
+@pytest.mark.parametrize(("trusted", "seen"), [(None, "203.0.113.5"), ("10.0.0.1, 10.2.0.0/16", "127.0.0.1"), ("*", "203.0.113.5")])
+def test_only_a_proxy_that_is_trusted_says_where_somebody_comes_from(
+    stack: Stack, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, trusted: str | None, seen: str
+) -> None:
+    if trusted:
+        monkeypatch.setenv("LUTHIER_TRUSTED_PROXIES", trusted)
+    server: Server = request.getfixturevalue("server")
+    headers = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Proto": "https", "Sec-Fetch-Site": "none"}
+    with httpx.Client(headers=headers) as client:
+        assert client.get(server.link()).status_code == 303
+    with stack.database.read() as session:
+        assert session.scalar(select(BrowserSession.address)) == seen
+
+
+def test_trusted_proxies_that_are_no_addresses_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_TRUSTED_PROXIES", "gateway")
+    with pytest.raises(ConfigError, match="LUTHIER_TRUSTED_PROXIES"):
+        get_settings.__wrapped__()
 
 
 def test_signing_out_ends_the_session_on_the_server(app: FastAPI, client: TestClient) -> None:
@@ -162,11 +203,22 @@ def test_failed_sign_ins_of_an_address_are_limited(stack: Stack, app: FastAPI) -
     client = browser(app)
     for _ in range(stack.settings.login_attempts_per_minute):
         assert client.get("/login?token=guess").status_code == 401
-    answer = client.get(link(stack))
-    assert answer.status_code == 429
-    assert "Wait a minute" in answer.text and answer.headers["retry-after"]
+    for answer in (client.get("/login?token=guess"), client.get("/join?token=guess"), client.post("/join", data={"token": "guess"})):
+        assert answer.status_code == 429
+        assert "Wait a minute" in answer.text and answer.headers["retry-after"]
     elsewhere = TestClient(app, base_url=ADDRESS, follow_redirects=False, client=("127.0.0.2", 1))
-    assert elsewhere.get(link(stack)).status_code == 303
+    assert elsewhere.get("/login?token=guess").status_code == 401
+
+
+def test_a_link_or_an_invite_that_works_is_taken_although_its_address_guessed(stack: Stack, app: FastAPI, client: TestClient) -> None:
+    invited = client.post("/api/v1/invites", json={"name": "Grace"}).json()["link"]
+    neighbour = browser(app)
+    for _ in range(stack.settings.login_attempts_per_minute):
+        assert neighbour.get("/login?token=guess").status_code == 401
+    assert browser(app).get(invited).status_code == 200
+    assert browser(app).post("/join", data={"token": token_of(invited), "name": "Grace"}).status_code == 303
+    assert browser(app).get(link(stack)).status_code == 303
+    assert neighbour.get("/login?token=guess").status_code == 429
 
 
 def test_a_disabled_user_is_out_at_once(stack: Stack, app: FastAPI, client: TestClient, api: TestClient) -> None:

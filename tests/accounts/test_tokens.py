@@ -181,3 +181,16 @@ def test_the_settings_page_makes_and_revokes_tokens(app: FastAPI, client: TestCl
     assert client.post("/settings/tokens", data={"name": "", "role": "viewer"}).status_code == 422
     assert client.post(f"/settings/tokens/{plain.split('_')[1]}/revoke").status_code == 303
     assert program(app, plain).get("/api/v1/workspaces").status_code == 401
+
+
+def test_a_token_does_not_outlive_the_token_that_made_it(app: FastAPI, client: TestClient) -> None:
+    maker = make(client, expires_at="2099-01-01T00:00:00Z")
+    script = program(app, maker["token"])
+    assert make(script)["expires_at"] == maker["expires_at"]
+    assert make(script, expires_at="2098-01-01T00:00:00Z")["expires_at"] == "2098-01-01T00:00:00Z"
+    assert make(script, expires_at=maker["expires_at"])["expires_at"] == maker["expires_at"]
+    refused = script.post("/api/v1/tokens", json={"name": "x", "expires_at": "2099-01-02T00:00:00Z"})
+    assert refused.status_code == 422 and refused.json()["error"]["field"] == "expires_at"
+    assert "2099-01-01" in refused.json()["error"]["message"]
+    assert make(client)["expires_at"] is None, "a browser sets no end"
+    assert make(program(app, make(client)["token"]))["expires_at"] is None

@@ -41,6 +41,13 @@ class Studio:
     workspace_id: str
     admin_id: str
     ids: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def restart(self) -> None:
+        """Kill the web server at once and start it anew."""
+        self.process.kill()
+        self.process.wait(10)
+        self.process = start_web(self.settings)
 
     def link(self, user_id: str | None = None) -> str:
         """A fresh sign-in link."""
@@ -55,34 +62,39 @@ class Studio:
         return [{"name": name, "value": value, "domain": host, "path": "/"} for name, value in answer.cookies.items()]
 
 
+def start_web(settings: Settings) -> subprocess.Popen[bytes]:
+    """A web server that answers already."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+    environment |= {"LUTHIER_HOME": str(settings.home), "LUTHIER_PORT": str(settings.port)}
+    with open(settings.home / "web.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from app.cli import main; main()", "web"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    for _ in range(200):
+        try:
+            httpx.get(f"http://127.0.0.1:{settings.port}/healthz", timeout=1)
+            return process
+        except httpx.TransportError:
+            assert process.poll() is None, (settings.home / "web.log").read_text()
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError("The web server did not start.")
+
+
 def serve(home: Path, *, seeded: bool) -> Iterator[Studio]:
     """A web server on a HOME of its own, as long as the generator lives."""
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
-    environment |= {"LUTHIER_HOME": str(home), "LUTHIER_PORT": str(port)}
-    settings = Settings(home=home, port=port)
+    settings = Settings(home=home, port=free_port())
     database = Database(settings.database)
     upgrade(settings)
     with database.write() as session:
         admin, workspace = accounts.ensure_first(session), accounts.first_workspace(session)
         ids = fill_workspace(session, workspace.id) if seeded else {}
-    url = f"http://127.0.0.1:{port}"
-    with open(home / "web.log", "wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", "from app.cli import main; main()", "web"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+    made = Studio(f"http://127.0.0.1:{settings.port}", database, settings, workspace.id, admin.id, ids, start_web(settings))
     try:
-        for _ in range(200):
-            try:
-                httpx.get(f"{url}/healthz", timeout=1)
-                break
-            except httpx.TransportError:
-                assert server.poll() is None, (home / "web.log").read_text()
-                time.sleep(0.1)
-        yield Studio(url, database, settings, workspace.id, admin.id, ids)
+        yield made
     finally:
-        server.terminate()
-        server.wait(10)
+        made.process.terminate()
+        made.process.wait(10)
         database.dispose()
 
 

@@ -7,12 +7,14 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Studio
+from app.runs.tables import Run
+from tests.browser.conftest import Studio, serve
 from tests.browser.seed import Trainer
 from tests.browser.test_run_page import own  # noqa: F401  # a run of this test's own
 
@@ -139,3 +141,34 @@ def test_seven_tabs(browser: Browser, studio: Studio, own: Trainer) -> None:  # 
     expect(tabs[0].locator("#live")).to_contain_text("step 105 of 400", timeout=10_000)
     expect(tabs[0].locator('[data-key="loss"]')).to_have_attribute("aria-label", r_at(105))
     context.close()
+
+
+def test_the_web_server_is_killed_and_started_anew_under_open_pages(browser: Browser, tmp_path: Path) -> None:
+    """The page says so, goes on by itself without a gap, and keeps what was typed."""
+    with contextlib.contextmanager(serve)(tmp_path, seeded=True) as studio:
+        trainer = Trainer(studio.database, studio.ids["live"])
+        with studio.database.read() as session:
+            first = session.get_one(Run, studio.ids["live"]).step
+        context = context_at(browser, studio, studio.url)
+        page: Page = context.new_page()
+        page.add_init_script(COLLECT)
+        page.goto(f"/runs/{studio.ids['live']}")
+        page.wait_for_selector("#charts .uplot")
+        listed = context.new_page()
+        listed.goto("/runs?q=qwen3")
+        listed.get_by_role("searchbox").fill("qwen3-4b")
+        expect(page.locator("#connection")).to_be_hidden()
+        trainer.step(2)
+        expect(page.locator("#live")).to_contain_text(f"{first + 2:,}")
+        studio.process.kill()
+        studio.process.wait(10)
+        expect(page.locator("#connection")).to_be_visible()
+        trainer.step(3)
+        studio.restart()
+        trainer.step(2)
+        expect(page.locator("#connection")).to_be_hidden(timeout=30_000)
+        expect(page.locator("#live")).to_contain_text(f"{first + 7:,}", timeout=30_000)
+        expect(listed.locator(f"#row-{studio.ids['live']}")).to_contain_text(f"{first + 7:,}", timeout=30_000)
+        assert page.evaluate("window.steps") == list(range(first + 1, first + 8))
+        assert listed.get_by_role("searchbox").input_value() == "qwen3-4b"
+        context.close()

@@ -15,6 +15,7 @@ from app.chats import progress
 from app.chats.tables import Answer
 from app.workers import service as workers
 from tests.browser.conftest import Studio
+from tests.browser.test_axe import faults
 from tests.factories import add_checkpoint, add_dataset
 
 pytestmark = pytest.mark.browser
@@ -93,6 +94,9 @@ def test_two_answers_flow_in_and_the_better_one_is_kept(page: Page, studio: Stud
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     page.locator("[data-raw]").check()
     expect(page.locator(".reply .raw").first).to_contain_text("**three**")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]  # one of the two it knows
+        assert faults(page) == []
     page.get_by_text("A is better").click()
     refused = page.locator(".prefer [open]")
     refused.get_by_role("button", name="Add").click()

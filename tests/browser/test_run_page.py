@@ -287,3 +287,18 @@ def test_text_of_a_model_is_inert(page: Page, studio: Studio, own: Trainer) -> N
     expect(page.locator("#live .badge")).to_be_visible()
     page.goto(f"/runs/{own.run_id}?tab=logs")
     expect(page.locator("#log .text").last).to_contain_text("<img src=x")
+
+
+def test_a_question_that_is_open_when_the_run_ends_does_nothing_else(page: Page, studio: Studio, own: Trainer) -> None:
+    """The button to stop becomes one to delete meanwhile; who agreed to stop has not agreed to that."""
+    page.goto(f"/runs/{own.run_id}")
+    page.locator("#run-actions").get_by_role("button", name="Stop").click()
+    expect(page.locator("#confirm")).to_contain_text("Stop this run for good?")
+    with studio.database.write() as session:
+        run = session.get_one(Run, own.run_id)
+        service.set_status(session, run, "succeeded")
+    expect(page.locator("#run-actions button", has_text="Delete")).to_have_count(1)
+    page.locator("#confirm").get_by_role("button", name="Stop run").click()
+    expect(page.locator("#toasts")).to_contain_text("changed meanwhile")
+    with studio.database.read() as session:
+        assert session.get(Run, own.run_id) is not None

@@ -69,6 +69,7 @@ def test_an_invited_person_sets_a_password_and_comes_back_with_it(browser: Brows
     found = watch(page, empty_studio.url)
     page.goto(link)
     expect(page.get_by_role("heading", name="Join Default")).to_be_visible()
+    assert Axe().run(page, options=OPTIONS).response["violations"] == []
     page.locator("#f-password").fill(GOOD)
     page.get_by_label("The same again").fill("something else")
     page.get_by_role("button", name="Accept and sign in").click()
@@ -80,6 +81,8 @@ def test_an_invited_person_sets_a_password_and_comes_back_with_it(browser: Brows
     expect(page.get_by_text("viewer in Default")).to_be_visible()
     page.locator(".user summary").click()
     page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Name or e-mail address")).to_be_visible()
+    assert Axe().run(page, options=OPTIONS).response["violations"] == []
     page.get_by_label("Name or e-mail address").fill("Grace")
     page.locator("#f-password").fill("wrong wrong wrong")
     page.keyboard.press("Enter")

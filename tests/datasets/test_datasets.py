@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from app.database import new_id
-from app.datasets import service, tokens
+from app.datasets import imports, service, tokens
 from app.datasets.tables import Dataset
 from app.errors import Conflict
+from app.jobs.tables import Job
 from tests.datasets.test_upload import LINES, ROWS, send
-from tests.factories import add_checkpoint, add_run
+from tests.factories import add_checkpoint, add_dataset, add_run
 
 BAD = LINES + '{"prompt": "cut off"\n{"prompt": "a", "completion": ""}\n' + json.dumps(ROWS[7]) + "\n"
 
@@ -194,3 +199,29 @@ def test_counting(api: TestClient, client: TestClient, work: Callable[..., None]
     assert api.get(f"/api/v1/datasets/{made['id']}").json()["tokens"][0]["tokens"] == found["tokens"]
     page = client.get(f"/datasets/{made['id']}?row=2&view=tokens").text
     assert "<mark>" in page and "Histogram of tokens" in page
+
+
+def test_of_two_who_map_a_dataset_at_the_same_moment_one_starts_an_import(stack: Any) -> None:
+    with stack.database.write() as session:
+        dataset_id = add_dataset(session, stack.workspace_id, status="failed", lineage={"kind": "upload"}).id
+    start = threading.Barrier(2)
+
+    def map_it(column: str) -> bool:
+        try:
+            with stack.database.write() as session:
+                service.get(session, stack.workspace_id, dataset_id)
+                if not stack.database.is_sqlite:  # there the second waits for the first from the beginning
+                    start.wait()
+                imports.remap(session, stack.workspace_id, None, dataset_id, {"text": column})
+                time.sleep(0.2)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(map_it, ["a", "b"])) == [False, True]
+    with stack.database.write() as session:
+        assert len(session.scalars(select(Job).where(Job.subject_id == dataset_id)).all()) == 1
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(status="failed"))
+        with pytest.raises(Conflict, match="still being imported"):
+            imports.remap(session, stack.workspace_id, None, dataset_id, {"text": "c"})

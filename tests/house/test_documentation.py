@@ -101,3 +101,9 @@ def test_every_decision_is_in_the_list() -> None:
     files = sorted(path.name for path in decisions.glob("0*.md"))
     assert files and all(f"({name})" in listed for name in files)
     assert [int(name[:4]) for name in files] == list(range(1, len(files) + 1))
+
+
+def test_every_picture_is_shown() -> None:
+    pages = "".join(page.read_text() for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+    unused = {path.name for path in (DOCS / "images").glob("*.png") if f"images/{path.name}" not in pages}
+    assert not unused, "a picture that no page shows"

@@ -12,7 +12,7 @@ from tests.models import tiny_llama_folder
 from worker import train
 from worker.reporting import Report
 
-SHAPES = {"sft": "prompt_completion", "dpo": "preference"}
+SHAPES = {"sft": "prompt_completion", "dpo": "preference", "kto": "unpaired", "reward": "preference", "score": "rated"}
 
 
 class Kept(Report):
@@ -48,6 +48,8 @@ def write_rows(file: Path, shape: str, count: int = 24, held_out: int = 0) -> Pa
             row = {
                 "prompt_completion": {"prompt": prompt, "completion": right},
                 "preference": {"prompt": prompt, "chosen": right, "rejected": wrong},
+                "unpaired": {"prompt": prompt, "completion": right if number % 2 else wrong, "label": bool(number % 2)},
+                "rated": {"prompt": prompt, "completion": right if number % 2 else wrong, "score": 4.0 if number % 2 else 2.0},
                 "chat": {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": right}]},
             }[shape]
             line = {"line": number + 1, "split": "train" if number < count else "eval", "row": row, "source": row}

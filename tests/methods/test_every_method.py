@@ -22,16 +22,21 @@ pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore:.*will be re
 PAIRS = [(method, tuner) for method, each in methods.registry().items() for tuner in each.accepts_tuners]
 
 
-def reloaded(folder: Path, kind: str) -> Any:
+def reloaded(folder: Path, kind: str, head: bool = False) -> Any:
     """A checkpoint, loaded with nothing but transformers and peft."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    def load(place: Path | str) -> Any:
+        return (
+            AutoModelForSequenceClassification.from_pretrained(place, num_labels=1) if head else AutoModelForCausalLM.from_pretrained(place)
+        )
 
     if kind == "full":
-        return AutoModelForCausalLM.from_pretrained(folder).eval()
+        return load(folder).eval()
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert Path(base).is_absolute() and Path(base) == tiny_llama_folder()
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+    return PeftModel.from_pretrained(load(base), folder).eval()
 
 
 @pytest.mark.parametrize(("method", "tuner"), PAIRS)
@@ -83,20 +88,23 @@ def test_it_trains_saves_and_loads_elsewhere(tmp_path: Path, method: str, tuner:
     kind = report.of("checkpoint")[-1]["tuner_kind"]
     assert kind == tuners.registry()[tuner].family
     folder = Path(report.of("checkpoint")[-1]["folder"])
+    assert report.of("checkpoint")[-1]["task"] == methods.registry()[method].produces
     manifest = manifests.verify_manifest(folder)
     assert (manifest["run_id"], manifest["step"], manifest["attempt"]) == ("run_1", 6, 1)
     assert not [name for name in manifest["files"] if name.endswith((".bin", ".pkl"))]
     ids = torch.tensor([[1, 40, 41, 42, 43, 44]])
     trained = seen["model"].eval()
     with torch.no_grad():
-        expected, base = trained(input_ids=ids).logits, reloaded(tiny_llama_folder(), "full")(input_ids=ids).logits
-        found = reloaded(folder, kind)(input_ids=ids).logits
+        head = methods.registry()[method].head
+        torch.manual_seed(job["seed"])  # a head that is not in the files is drawn as the run drew it
+        base = reloaded(tiny_llama_folder(), "full", head)(input_ids=ids).logits
+        expected, found = trained(input_ids=ids).logits, reloaded(folder, kind, head)(input_ids=ids).logits
     assert (found - expected).abs().max() <= 1e-5
     assert (found - base).abs().max() > 1e-3, "nothing was learned"
 
 
 @pytest.mark.parametrize("tuner", ["lora", "full"])
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward", "score"])
 def test_a_run_can_start_from_an_adapter(tmp_path: Path, method: str, tuner: str) -> None:
     first = child.spec(tmp_path / "first", "sft", "lora")
     _, report = child.run(first)
@@ -106,7 +114,7 @@ def test_a_run_can_start_from_an_adapter(tmp_path: Path, method: str, tuner: str
     result, report = child.run(second)
     assert result["outcome"] == "finished"
     folder = Path(report.of("checkpoint")[-1]["folder"])
-    reloaded(folder, report.of("checkpoint")[-1]["tuner_kind"])
+    reloaded(folder, report.of("checkpoint")[-1]["tuner_kind"], methods.registry()[method].head)
     assert not (folder / "ref").exists()
     if method == "dpo":
         assert report.curve("loss")[1] == pytest.approx(0.6931, abs=1e-3), "the reference is the model with its adapter, not the bare base"

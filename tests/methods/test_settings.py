@@ -100,7 +100,7 @@ def test_a_file_that_is_dropped_in_trains(dropped_in: None, tmp_path: Path) -> N
 
 
 def test_what_was_dropped_in_is_gone_again() -> None:
-    assert set(methods.registry()) == {"sft", "dpo"} and set(tuners.registry()) == {"full", "lora"}
+    assert set(methods.registry()) == {"sft", "dpo", "kto", "reward", "score"} and set(tuners.registry()) == {"full", "lora"}
 
 
 def test_rest_describes_methods_and_tuners(api: TestClient) -> None:

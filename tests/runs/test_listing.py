@@ -11,9 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.database import new_id
-from app.runs import listing
+from app.runs import bulk, listing, service
 from app.runs.schemas import ACTIVE, STATUSES
-from app.runs.tables import Run
+from app.runs.tables import Run, RunLog
 from tests.browser.seed import fill_workspace
 from tests.conftest import Stack
 from tests.factories import add_run
@@ -175,3 +175,45 @@ def test_rest_filters_too(client: TestClient, ids: dict[str, str]) -> None:
 
     assert found("tuner=full") == {ids["outcome"]} == found("model=gemma-3-1b-it")
     assert found("dataset=intent-router") == {ids["failed"], ids["outcome"]}
+
+
+def test_what_is_done_to_several_runs_locks_them_in_one_order(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stack.database.write() as session:
+        ids = [add_run(session, stack.workspace_id, name=f"run {number}").id for number in range(3)]
+    locked: list[str] = []
+    real = {name: getattr(bulk.service, name) for name in ("get", "cancel", "delete")}
+
+    def noting(name: str) -> Any:
+        def note(session: Any, workspace_id: str, run_id: str, **more: Any) -> Any:
+            locked.append(run_id)
+            return real[name](session, workspace_id, run_id, **more)
+
+        return note
+
+    for name in real:
+        monkeypatch.setattr(bulk.service, name, noting(name))
+    for chosen in (ids, ids[::-1], [ids[1], ids[2], ids[0], ids[1]]):
+        for act in (lambda s, c: bulk.tag(s, stack.workspace_id, c, "x"), lambda s, c: bulk.cancel(s, stack.workspace_id, c)):
+            locked.clear()
+            with stack.database.write() as session:
+                act(session, chosen)
+                session.rollback()
+            assert list(dict.fromkeys(locked)) == sorted(ids, reverse=True)
+    locked.clear()
+    with stack.database.write() as session:
+        bulk.cancel(session, stack.workspace_id, ids)
+        locked.clear()
+        assert bulk.delete(session, stack.workspace_id, ids) == 3
+    assert list(dict.fromkeys(locked)) == sorted(ids, reverse=True)
+
+
+def test_a_search_minds_no_case_in_any_script(stack: Stack) -> None:
+    with stack.database.write() as session:
+        run = add_run(session, stack.workspace_id, name="ÄHNLICHE Łódź", status="running")
+        session.add(RunLog(run_id=run.id, seq=1, number=0, at=1.0, attempt=1, level="info", text="GRÖSSE der Батча"))
+    with stack.database.read() as session:
+        for q in ("ähnlich", "Ähnlich", "łÓDŹ"):
+            assert [each.id for each in listing.list_runs(session, stack.workspace_id, q=q)] == [run.id], q
+        for q in ("größe", "батча", "GRÖSSE"):
+            found = service.logs(session, stack.workspace_id, run.id, q=q)
+            assert len(found) == (q != "größe"), q

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select, update
 
@@ -12,7 +13,7 @@ from app.checkpoints.tables import Checkpoint
 from app.database import now
 from app.leases import LeaseLost
 from app.metrics import service as metrics
-from app.metrics.tables import Metric
+from app.metrics.tables import Metric, MetricChunk
 from app.runs import progress, service
 from app.runs.progress import Batch
 from app.runs.tables import Run
@@ -209,3 +210,61 @@ def test_long_histories_are_sealed_and_still_whole(stack: Any, workspace_id: str
         assert metrics.last_values(session, run_id) == {"loss": 7321.0}
         thinned, _ = metrics.series(session, run_id, points=500)["loss"]
         assert len(thinned) <= 500 and thinned[0] == 1 and thinned[-1] == 7_321
+
+
+def test_a_long_curve_is_drawn_from_outlines_and_hides_nothing(stack: Any, workspace_id: str) -> None:
+    values = [math.sin(step / 900) for step in range(1, 26_001)]
+    values[7_776], values[18_000], values[12_344] = 9.0, -9.0, math.nan
+    with stack.database.write() as session:
+        run_id = add_run(session, workspace_id).id
+        mine = claim_run(session)
+        progress.begin(session, mine, 0)
+        points = [("loss", step, value) for step, value in enumerate(values, 1)]
+        _commit(session, progress.record(session, mine, Batch(points=points, step=26_000)), 26_000)
+        chunks = session.scalars(select(MetricChunk).order_by(MetricChunk.first_step)).all()
+        assert len(chunks) == 5 and all(len(chunk.outline or b"") <= 16 * (metrics.OUTLINE + 3) for chunk in chunks)
+
+        def drawn(points: int) -> dict[int, float]:
+            steps, found = metrics.series(session, run_id, points=points)["loss"]
+            return dict(zip(steps.tolist(), found.tolist(), strict=True))
+
+        few, whole = drawn(300), drawn(30_000)
+        assert len(few) <= 301 and len(whole) == 26_000
+        assert few[7_777] == 9.0 and few[18_001] == -9.0 and math.isnan(few[12_345]) and {1, 26_000} <= few.keys()
+        assert all(few[step] == values[step - 1] for step in few.keys() - {12_345})
+        # Cut in the middle of a chunk: no outline shows what is void.
+        metrics.truncate(session, run_id, 17_500)
+        few = drawn(200)
+        assert max(few) == 17_500 and min(value for value in few.values() if math.isfinite(value)) > -2
+        # Chunks that an older version sealed have none.
+        session.execute(update(MetricChunk).values(outline=None))
+        session.expire_all()
+        assert drawn(200)[7_777] == 9.0
+
+
+def test_a_zoom_shows_only_later_steps(stack: Any, workspace_id: str) -> None:
+    with stack.database.write() as session:
+        run_id = add_run(session, workspace_id).id
+        mine = claim_run(session)
+        progress.begin(session, mine, 0)
+        _commit(session, progress.record(session, mine, Batch(points=_points(1, 13_000), step=13_000)), 13_000)
+        steps, _ = metrics.series(session, run_id, after_step=6_000, points=100)["loss"]
+        assert steps[0] == 6_001 and steps[-1] == 13_000 and len(steps) <= 100
+
+
+def test_names_stand_for_several_metrics() -> None:
+    known = ["epoch", "eval_loss", "eval_runtime", "loss", "system/gpu"]
+    assert metrics.chosen(known, []) == known
+    assert metrics.chosen(known, ["loss", "nothing"]) == ["loss"]
+    assert metrics.chosen(known, ["eval_*", "-eval_runtime"]) == ["eval_loss"]
+    assert metrics.chosen(known, ["-system/*", "-epoch"]) == ["eval_loss", "eval_runtime", "loss"]
+
+
+@pytest.mark.parametrize("value", [0.1234567890123, -9.87654321e-12, 1.5, 3.0000004e-7, 9999999.4, -123.45678951])
+def test_fewer_digits_are_those_a_person_would_write(value: float) -> None:
+    assert float(metrics.rounded(np.array([value]), 7)[0]) == float(f"{value:.7g}")
+
+
+@pytest.mark.parametrize("value", [0.0, 123456789.123, 1e-300, math.inf, -math.inf, math.nan])
+def test_values_of_unusual_size_are_not_rounded(value: float) -> None:
+    assert repr(float(metrics.rounded(np.array([value]), 7)[0])) == repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.main import create_app
 from app.security import Rates
 from app.settings import get_settings
 from tests.conftest import ADDRESS, Server, Stack, browser
+from tests.factories import add_run
 
 PAGES = ("/runs", "/datasets", "/models", "/settings", "/settings/tokens", "/settings/audit", "/docs", "/login", "/nothing")
 
@@ -139,6 +141,27 @@ def test_a_stream_ends_soon_after_its_reader_was_sent_away(
             start = time.monotonic()
             left: list[Any] = list(parts)
             assert time.monotonic() - start < 8, left
+
+
+def test_many_streams_opened_at_once_all_open(stack: Stack, server: Server) -> None:
+    """More of them than threads or connections: none may hold a connection while it waits for a thread."""
+    many = 90
+    with stack.database.write() as session:
+        _, plain = service.create_token(session, name="x", role="viewer", user_id=server.admin_id, workspace_id=stack.workspace_id)
+        run_id = add_run(session, stack.workspace_id).id
+
+    async def first(person: httpx2.AsyncClient) -> bytes:
+        async with person.stream("GET", f"/api/v1/events?topics=run:{run_id}") as stream:
+            assert stream.status_code == 200
+            return await anext(stream.aiter_bytes())
+
+    async def all_of_them() -> list[bytes]:
+        limits = httpx2.Limits(max_connections=many)
+        headers = {"Authorization": f"Bearer {plain}"}
+        async with httpx2.AsyncClient(base_url=server.url, timeout=20, headers=headers, limits=limits) as person:
+            return await asyncio.gather(*(first(person) for _ in range(many)))
+
+    assert all(b"connected" in part for part in asyncio.run(all_of_them()))
 
 
 def test_an_address_that_is_refused_says_so_in_words(client: TestClient) -> None:

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, UploadFile
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from app import main
 from app.accounts import api as accounts_api
 from app.accounts import service as accounts
 from app.accounts.tables import Token
@@ -113,16 +112,6 @@ def test_every_answer_carries_the_protective_headers(anonymous: TestClient, path
     assert "permissions-policy" in headers
     assert headers["cache-control"] == "no-store" or path.startswith("/static")
     assert "strict-transport-security" not in headers
-
-
-def test_static_files_are_checked_for_changes(anonymous: TestClient) -> None:
-    file = next(path for path in main.files("static").rglob("*") if path.is_file() and "vendor" not in path.parts)
-    answer = anonymous.get(f"/static/{file.relative_to(main.files('static')).as_posix()}")
-    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-cache"
-    again = anonymous.get(answer.request.url.path, headers={"If-None-Match": answer.headers["etag"]})
-    assert again.status_code == 304
-    for path in ("/static/../pyproject.toml", "/static/..%2fpyproject.toml", "/static/%2e%2e/pyproject.toml", "/static//etc/passwd"):
-        assert anonymous.get(path).status_code == 404
 
 
 def test_pages_hold_no_inline_script(client: TestClient) -> None:

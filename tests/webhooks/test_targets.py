@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def settings(tmp_path: Path, **more: Any) -> Settings:
         "https://[fe80::1]/",
         "https://[fe80::1%25eth0]/",
         "https://[fd00::1]/",
+        "https://[fec0::1]/",
         "https://" + "a" * 2_000 + ".org/",
         "",
     ],
@@ -212,3 +214,56 @@ def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path) -> None
         threading.Thread(target=plain, daemon=True).start()
         with pytest.raises(OSError):
             send(settings(tmp_path, webhook_networks="127.0.0.0/8"), f"https://127.0.0.1:{server.getsockname()[1]}/")
+
+
+def test_connecting_takes_no_longer_than_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(post, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(targets.socket, "getaddrinfo", answers(*(f"93.184.215.{number}" for number in range(1, 30))))
+    tried: list[float] = []
+
+    def silent(address: tuple[str, int], timeout: float) -> Any:
+        tried.append(timeout)
+        time.sleep(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(post.socket, "create_connection", silent)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        send(settings(tmp_path), "https://example.org/")
+    assert time.monotonic() - started < 1 and sum(tried) < 0.6
+
+    def refuses(address: tuple[str, int], timeout: float) -> Any:
+        tried.append(timeout)
+        raise ConnectionRefusedError
+
+    tried.clear()
+    monkeypatch.setattr(post.socket, "create_connection", refuses)
+    with pytest.raises(ConnectionRefusedError):
+        send(settings(tmp_path), "https://example.org/")
+    assert len(tried) == post.ADDRESSES == 4
+
+
+def test_a_handshake_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "TOTAL_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x16\x03\x03\x40\x00")
+                for _ in range(30):
+                    time.sleep(0.1)
+                    try:
+                        connection.sendall(b"\x00")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            send(settings(tmp_path, webhook_networks="127.0.0.0/8"), f"https://127.0.0.1:{server.getsockname()[1]}/")
+        assert time.monotonic() - started < 2
+        thread.join(5)

@@ -337,6 +337,18 @@ def test_a_mail_server_that_refuses_is_tried_again(stack: Any, mailbox: Box, per
     assert messages(stack)[0].status == "delivered" and len(mailbox.kept) == 1
 
 
+def test_a_message_that_cannot_be_written_does_not_keep_the_others_back(stack: Any, mailbox: Box, person: Callable[..., str]) -> None:
+    odd, ada = person("odd@example.org"), person()
+    with stack.database.write() as session:  # as it could be before addresses were read as a mail reads them
+        session.get_one(User, odd).email = "a@["
+    end_run(stack, created_by=odd)
+    end_run(stack, created_by=ada)
+    assert send(stack) == 2
+    wrong, right = messages(stack)
+    assert right.status == "delivered" and len(mailbox.kept) == 1
+    assert wrong.status == "pending" and wrong.attempts == 1 and "could not be sent" in (wrong.error or "")
+
+
 def test_nobody_without_an_address_or_an_account_is_written_to(stack: Any, mailbox: Box, person: Callable[..., str]) -> None:
     gone = person()
     with stack.database.write() as session:

@@ -1,5 +1,8 @@
 /** Asks before what cannot be undone: forms and buttons with `data-confirm`, and htmx's own `hx-confirm`, in one dialog. */
 import { one } from "../dom.js";
+import { toast } from "./toasts.js";
+
+const CHANGED = "This has changed meanwhile, so nothing was done. Look again.";
 
 /**
  * Ask a question.
@@ -31,7 +34,14 @@ export function startConfirm() {
       }
       event.preventDefault();
       event.stopImmediatePropagation();
+      const asked = [words, form.action, button?.value];
       if (!(await ask(words, button?.dataset.confirmYes ?? form.dataset.confirmYes ?? "Go on"))) return;
+      // The stream may have taken the form away, or made another of it, while the question was open.
+      const now = [button?.dataset.confirm ?? form.dataset.confirm, form.action, button?.value];
+      if (!form.isConnected || now.join() !== asked.join()) {
+        toast(CHANGED);
+        return;
+      }
       confirmed.add(form);
       form.requestSubmit(button);
     },

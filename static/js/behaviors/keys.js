@@ -5,16 +5,20 @@ import { openPalette } from "./palette.js";
 const GO = /** @type {Record<string, string>} */ ({
   r: "/runs",
   d: "/datasets",
+  t: "/feedback",
   m: "/models",
   p: "/playground",
   s: "/system",
   ",": "/settings",
 });
+/** Where somebody with the role rater may go. */
+const GO_RATER = /** @type {Record<string, string>} */ ({ t: "/rate", ",": "/settings" });
 const MEMORY = 1200;
 
 /** Start the behaviour. */
 export function startKeys() {
   let before = { key: "", at: 0 };
+  const go = document.body.classList.contains("rates-only") ? GO_RATER : GO;
   document.addEventListener("keydown", (event) => {
     const key = event.key.toLowerCase();
     const target = event.target;
@@ -33,8 +37,8 @@ export function startKeys() {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(target) || one("dialog[open]")) return;
     const isSecond = before.key === "g" && event.timeStamp - before.at < MEMORY;
     before = { key: isSecond ? "" : key, at: event.timeStamp };
-    if (isSecond && GO[key]) {
-      location.assign(GO[key]);
+    if (isSecond && go[key]) {
+      location.assign(go[key]);
     } else if (key === "/") {
       const box = one("[data-slash]");
       if (!box) return;
