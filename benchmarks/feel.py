@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.studio import header, quantile
-from tests.browser.conftest import ARGUMENTS, Studio, serve
+from tests.browser.conftest import ARGUMENTS, Studio, chromium, serve
 
 PAGES = {
     "runs": "/runs",
@@ -101,8 +100,7 @@ def main() -> None:
     """Measure on SQLite, signed in as the admin, with the work of the browser tests in the studio."""
     header("feel")
     with TemporaryDirectory() as folder, contextmanager(serve)(Path(folder), seeded=True) as here, sync_playwright() as playwright:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS.split())
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS.split())
         signed_in: Any = {"cookies": here.cookies(), "origins": []}
         page = browser.new_context(viewport={"width": 1440, "height": 900}, storage_state=signed_in).new_page()
         page.add_init_script(WATCH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import sys
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from app.runs.progress import Batch
 from app.runs.tables import Run
 from app.settings import Settings
 from benchmarks.studio import Studio, add_run, header, quantile, studio
+from tests.browser.conftest import chromium
 
 RUNS = 200
 TOGETHER = 5
@@ -129,7 +129,7 @@ def measure(here: Studio, count: int) -> None:
     stop, written = spawn.Event(), spawn.Queue()
     writer = spawn.Process(target=write_steps, args=(here.database.url.render_as_string(hide_password=False), ids, stop, written))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = signed_in(browser, here)
         page.goto(f"{here.url}/runs?rows=200")
         assert page.locator("#runs tr").count() == min(count, 200)

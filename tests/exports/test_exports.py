@@ -129,6 +129,7 @@ def fetch(api: TestClient, made: dict[str, Any], folder: Path) -> Path:
     return folder / found["file_name"].removesuffix(".zip")
 
 
+@pytest.mark.one_stack
 def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
     api: TestClient, client: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_an_adapter_loads_with_plain_peft_and_answers_the_same(
     assert commands["vLLM"] == "vllm serve ./tiny-llama-merged --enable-lora --lora-modules my-run-step-20-adapter=./my-run-step-20-adapter"
 
 
+@pytest.mark.one_stack
 @pytest.mark.parametrize("dtype", ["stored", "bfloat16"])
 def test_a_merged_model_loads_with_plain_transformers(
     api: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path, dtype: str
@@ -207,6 +209,7 @@ def test_a_merged_model_loads_with_plain_transformers(
     assert found["commands"]["vLLM"] == f"vllm serve ./{folder.name}"
 
 
+@pytest.mark.one_stack
 def test_a_whole_model_is_packed_as_it_is(api: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -223,6 +226,7 @@ def test_a_whole_model_is_packed_as_it_is(api: TestClient, stack: Stack, work: C
     assert "base_model: owner/tiny" in (folder / "README.md").read_text()
 
 
+@pytest.mark.one_stack
 def test_the_base_of_the_hub_is_named_by_its_id(api: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path) -> None:
     base = add_base(stack, source="hub", ref="owner/tiny", revision="a" * 40)
     adapter = add_adapter(stack, base, r=24, run_name=EVIL)

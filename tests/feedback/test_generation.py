@@ -101,6 +101,7 @@ def job_of(stack: Stack, job_id: str) -> Job:
 # --- from the request to the items ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_stack
 def test_a_base_and_its_adapter_answer_the_same_prompts(stack: Stack, work: Callable[..., None]) -> None:
     base = add_model(stack)
     adapter = add_adapter(stack, base)
@@ -126,6 +127,7 @@ def test_a_base_and_its_adapter_answer_the_same_prompts(stack: Stack, work: Call
     assert not storage.path(f"feedback/{project_id}/{job_id}").exists() and not list((stack.settings.storage / "work").iterdir())
 
 
+@pytest.mark.one_stack
 def test_prompts_of_a_dataset_and_one_candidate(api: TestClient, stack: Stack, work: Callable[..., None]) -> None:
     lines = [{"prompt": f"Say {number}.", "chosen": "a", "rejected": "b"} for number in (1, 2, 3, 1)]
     content = "".join(json.dumps(line) + "\n" for line in lines)
@@ -254,6 +256,7 @@ def has_begun(stack: Stack, job_id: str) -> bool:
     return job.status == "running" and bool((job.progress or {}).get("total"))
 
 
+@pytest.mark.one_stack
 @pytest.mark.slow
 def test_cancelled_it_stops_and_can_go_on(stack: Stack, work: Callable[..., None]) -> None:
     models = add_model(stack), add_model(stack, "other", seed=5)
@@ -337,6 +340,7 @@ def test_a_project_deleted_meanwhile_leaves_nothing(stack: Stack, work: Callable
     assert job_of(stack, job_id).status == "failed" and "project was deleted" in (job_of(stack, job_id).reason or "")
 
 
+@pytest.mark.one_stack
 def test_a_dataset_deleted_before_it_was_read(api: TestClient, stack: Stack, work: Callable[..., None]) -> None:
     content = json.dumps({"prompt": "Say 1.", "completion": "1"}) + "\n"
     api.post("/api/v1/datasets", files={"file": ("rows.jsonl", content)}, data={"name": "asked"})

@@ -50,7 +50,7 @@ class Reader:
         self.steps: list[int] = []
         self.kinds: list[str] = []
 
-    async def read(self, until: int, seconds: float = 20.0, frames: int | None = None) -> None:
+    async def read(self, until: int, seconds: float = 60.0, frames: int | None = None) -> None:
         """Until the step `until` was seen, or so many frames, then the connection is cut."""
         stream = self.hub.stream([self.topic], parse_cursors(self.last), html=False)
         count = 0
