@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.accounts.schemas import Principal
 from app.database import as_unavailable
@@ -80,6 +81,8 @@ def as_studio_error(error: Exception) -> StudioError | None:
         return DiskFull("The disk is full, so nothing of this was kept. Free some space and try again.")
     if isinstance(error, OverflowError):
         return Invalid("A number is too large to be kept.")
+    if isinstance(error, ClientDisconnect):  # such as a form that asks again with every key: nobody reads the answer
+        return BadRequest("The request broke off before its end; nothing was changed. Send it again.")
     return None
 
 
@@ -148,5 +151,5 @@ def fault(request: Request, error: Exception) -> Response:
 
 def install(app: FastAPI) -> None:
     """Have an application answer errors this way."""
-    for kind in (StudioError, RequestValidationError, HTTPException, SQLAlchemyError, OSError, OverflowError):
+    for kind in (StudioError, RequestValidationError, HTTPException, SQLAlchemyError, OSError, OverflowError, ClientDisconnect):
         app.add_exception_handler(kind, answer)

@@ -78,6 +78,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{''.join(reversed(digits))}"
 
 
+def drawn_id(prefix: str) -> str:
+    """An opaque id that does not tell when it was made, for what people see who must not know; ids come in no order."""
+    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(18))}"
+
+
 class Database:
     """Sessions on one database. On SQLite writers take the write lock at once (BEGIN IMMEDIATE) and readers never do."""
 

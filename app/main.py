@@ -29,6 +29,7 @@ from app.errors import ConfigError
 from app.events import Hub, Source
 from app.feedback import live as feedback_live
 from app.feedback import pages as feedback_pages
+from app.feedback.upkeep import Upkeep
 from app.runs import live
 from app.runs import pages as run_pages
 from app.runs import service as runs
@@ -151,9 +152,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.warning("The database is not ready: %s", answers.as_studio_error(error) or error)
     hub = app.state.hub = Hub(app.state.database, _live_topics())
     hub.start()
+    upkeep = Upkeep(app.state.database)
+    upkeep.start()
     try:
         yield
     finally:
+        upkeep.stop()
         hub.stop()
 
 

@@ -60,7 +60,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 def get_celery() -> Celery:
     """The Celery application of this process; imported late, since it is slow to import."""
     from celery import Celery
+    from kombu.transport import TRANSPORT_ALIASES
 
+    TRANSPORT_ALIASES["filesystem"] = "app.doorbell:Transport"
     celery = Celery("luthier")
     celery.conf.update(celery_settings(get_settings()))
     return celery

@@ -60,18 +60,24 @@ def _highlighted(text: str, language: str, _attributes: str) -> str:
 
 
 _parser = MarkdownIt("commonmark", {"html": False, "linkify": False, "highlight": _highlighted}).enable(["table", "strikethrough"])
+LONGEST = 30_000
+"""Characters up to which a text is formatted: a megabyte would take seconds, and its place among those kept a lot of memory."""
 _TAGS = nh3.ALLOWED_TAGS - {"img"}  # an image address in a model's answer would call out to another server
 _ATTRIBUTES = {tag: set(names) for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
 for _tag in ("pre", "code", "span"):
     _ATTRIBUTES.setdefault(_tag, set()).add("class")
 
 
-@lru_cache(maxsize=512)
 def markdown(text: str) -> Markup:
-    """Untrusted text as formatted HTML, in a box that htmx leaves alone.
+    """Untrusted text as formatted HTML, in a box that htmx leaves alone; a text beyond `LONGEST` characters as it is.
 
     Three guards: raw HTML is not parsed, what comes out is cleaned, and `hx-ignore` keeps any attribute left over without effect.
     """
+    return _formatted(text) if len(text) <= LONGEST else Markup('<div class="prose" hx-ignore><pre>{}</pre></div>').format(text)
+
+
+@lru_cache(maxsize=512)
+def _formatted(text: str) -> Markup:
     clean = nh3.clean(
         _parser.render(text),
         tags=_TAGS,

@@ -6,9 +6,12 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from app.errors import DiskFull
 from app.settings import get_settings
@@ -46,6 +49,24 @@ def fsync_file(file: Path) -> None:
 
 
 fsync_folder = fsync_file  # a folder is synced through a descriptor just as a file is
+
+
+def keep_lines(file: Path, records: Iterable[Any]) -> None:
+    """Write a file of JSON lines whole, or not at all, and have the disk keep it."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.writelines(orjson.dumps(record) + b"\n" for record in records)
+        fsync_file(temporary)
+        temporary.rename(file)
+        fsync_folder(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lines(file: Path) -> list[Any]:
+    """The records of a file of JSON lines."""
+    return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
 
 def sha256(file: Path) -> str:

@@ -8,6 +8,7 @@ import app.checkpoints.tables
 import app.datasets.tables
 import app.exports.tables
 import app.feedback.tables
+import app.feedback.tables_judges
 import app.jobs.tables
 import app.metrics.tables
 import app.runs.tables

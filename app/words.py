@@ -1,10 +1,12 @@
-"""What pydantic finds wrong, and names that nearly match, as sentences for people. Checks nothing itself."""
+"""What pydantic finds wrong, and names: as sentences for people. Checks nothing but names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
+
+from app.errors import Invalid
 
 _WORDS = {
     "missing": "This is needed.",
@@ -62,3 +64,15 @@ def known(kind: str, given: str, names: Iterable[str]) -> str:
         return f"There is no {kind} “{given[:60]}”. Did you mean “{close[0]}”?"
     hint = f" Did you mean “{close[0]}”?" if close else ""
     return f"There is no {kind} “{given[:60]}”.{hint} There {'is' if len(listed) == 1 else 'are'}: {', '.join(listed)}."
+
+
+def clean_name(what: str, name: str) -> str:
+    """A name without control characters and surrounding blanks, at most 200 characters.
+
+    Raises:
+        Invalid: nothing is left of it.
+    """
+    cleaned = "".join(character for character in name if character.isprintable()).strip()
+    if not cleaned:
+        raise Invalid(f"Give the {what} a name with at least one visible character.", field="name")
+    return cleaned[:200]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.feedback import agreement, biases, ranking
+from app.feedback import active, agreement, biases, choice, ranking
 from app.feedback.ranking import Comparison
 
 SIMULATIONS = 2_000
@@ -121,19 +122,41 @@ def show_detection() -> None:
     print(f"  length slope 0.4, 500 votes: {seen / effects:.1%} seen, {covered / effects:.1%} of the intervals hold it")
 
 
-def votes_until(strengths: Strengths, aim: float, seed: int, *, active: bool, batch: int = 100, limit: int = 40_000) -> int:
-    """Votes until the mean half-width of all differences of two models is at most `aim` Elo points."""
+def votes_until(strengths: Strengths, aim: float, seed: int, *, chosen: bool, even: bool = True, items: int = 20_000) -> int:
+    """Votes until the mean half-width of all differences of two models is at most `aim` Elo points, on items whose pairs are drawn.
+
+    The order is drawn anew as often as the studio does it, from a stretch of the queue as long as it takes. Unless `even`, models have
+    answered unequally often: the last a twelfth as often as the first.
+    """
     random, pairs = np.random.default_rng(seed), list(combinations(range(len(strengths)), 2))
-    named = [(NAMES[a], NAMES[b]) for a, b in pairs]
+    often = np.array([1.0 if even else 1 / (a + 1) / (b + 1) for a, b in pairs])
+    waiting = [pairs[index] for index in random.choice(len(pairs), size=items, p=often / often.sum())]
+    named = {pair: (NAMES[pair[0]], NAMES[pair[1]]) for pair in pairs}
+    added_up: dict[tuple[int, int], list[float]] = {pair: [0.0, 0] for pair in pairs}
     rows: list[Comparison] = []
-    found = ranking.rate(rows)
-    while len(rows) < limit:
-        if active:
-            chosen = [(NAMES.index(a), NAMES.index(b)) for a, b in ranking.most_uncertain(found, named, batch)]
+    looked = 0
+    while waiting:
+        many = max(active.EVERY, int(active.SHARE * len(rows)))
+        if chosen:
+            pool = Counter(waiting[: active.POOL])
+            groups = sorted(pool)
+            said = [(*named[pair], won, int(n)) for pair, (won, n) in added_up.items() if n]
+            known = choice.known(NAMES[: len(strengths)], said)
+            asked = [
+                groups[each] for each in choice.most_uncertain(known, [named[group] for group in groups], many, [*map(pool.get, groups)])
+            ]
+            for pair in asked:
+                waiting.remove(pair)
         else:
-            chosen = [pairs[index] for index in random.integers(len(pairs), size=batch)]
-        rows += [(NAMES[a], NAMES[b], draw(random, strengths, a, b), len(rows) + place) for place, (a, b) in enumerate(chosen)]
-        found = ranking.rate(rows)
+            asked, waiting = waiting[:many], waiting[many:]
+        for a, b in asked:
+            score = draw(random, strengths, a, b)
+            added_up[a, b][0] += score
+            added_up[a, b][1] += 1
+            rows.append((NAMES[a], NAMES[b], score, len(rows)))
+        if len(rows) < looked + 100:
+            continue
+        found, looked = ranking.rate(rows), len(rows)
         # Out of reach of the anchor there is no difference yet, and none is as bad as any.
         if found.connected and len(found.names) == len(strengths) and all(entry.bounded for entry in found.models):
             cov = found.covariance
@@ -144,17 +167,23 @@ def votes_until(strengths: Strengths, aim: float, seed: int, *, active: bool, ba
 
 
 def show_active() -> None:
-    """What choosing the next pair saves against drawing it."""
-    print("active pair choice against random pairs: votes until differences are known to ± 40 Elo on average, 12 models, 10 simulations")
-    for spread in (0.3, 1.0, 2.0):
-        used = {True: 0, False: 0}
+    """What asking for the most uncertain item saves against the drawn order."""
+    print(
+        "most uncertain first against the drawn order: votes until differences are known to ± 40 Elo on average, 12 models, 10 simulations"
+    )
+    for spread, even in ((0.3, True), (1.0, True), (2.0, True), (1.0, False)):
+        used: dict[bool, list[int]] = {True: [], False: []}
         for seed in range(10):
             strengths = np.random.default_rng(seed).normal(0, spread, 12)
-            for active in used:
-                used[active] += votes_until(strengths, 40, seed, active=active)
-        saved = 1 - used[True] / used[False]
+            for chosen in used:
+                used[chosen].append(votes_until(strengths, 40, seed, chosen=chosen, even=even))
+        drawn, asked = np.array(used[False]), np.array(used[True])
+        saved = 1 - asked / drawn
+        error = 1.96 * saved.std(ddof=1) / math.sqrt(len(saved))
+        items = "" if even else ", models unequally often"
         print(
-            f"  strengths ± {spread * ranking.ELO:.0f} Elo: {used[False] / 10:.0f} random, {used[True] / 10:.0f} chosen, {saved:.0%} saved"
+            f"  strengths ± {spread * ranking.ELO:.0f} Elo{items}: {drawn.mean():.0f} drawn, {asked.mean():.0f} chosen, "
+            f"{saved.mean():.1%} ± {100 * error:.1f} saved"
         )
 
 

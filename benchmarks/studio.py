@@ -87,7 +87,7 @@ def studio(stack: str, *, web: bool = True) -> Iterator[Studio]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def wait_ready(url: str, seconds: float = 30.0) -> float:
+def wait_ready(url: str, seconds: float = 120.0) -> float:
     """Seconds until the web server answers."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from work import Work, bring_data, studio, train, until  # noqa: E402  # the folder docs is no package
+from rated import bring_ratings  # noqa: E402  # the folder docs is no package
+from work import Work, bring_data, studio, train, until  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 SIZES = {"1440": (1440, 900), "1024": (1024, 768), "390": (390, 844)}
@@ -52,7 +53,20 @@ PAGES = {
     "exports": "/exports",
     "ratings": "/feedback",
     "ratings-new": "/feedback/new",
+    "ratings-project": "/feedback/{asked}",
+    "ratings-items": "/feedback/{asked}/items",
+    "ratings-item": "/feedback/{asked}/items/{asked_item}",
+    "ratings-raters": "/feedback/{asked}/raters",
+    "ratings-quality": "/feedback/{asked}/quality",
+    "ratings-leaderboard": "/feedback/{asked}/leaderboard",
+    "ratings-adjudicate": "/feedback/{asked}/adjudicate",
+    "ratings-train": "/feedback/{asked}/train",
     "rate": "/rate",
+    "rate-pair": "/rate/{asked}",
+    "rate-keys": "/rate/{asked}",
+    "rate-single": "/rate/{scored}",
+    "rate-rank": "/rate/{ordered}",
+    "rate-history": "/rate/{asked}/history",
     "playground": "/playground/{chat}",
     "playground-empty": "/playground",
     "system": "/system",
@@ -68,6 +82,8 @@ PAGES = {
     "login": "/login",
     "nothing-here": "/runs/nothing",
 }
+PRESSED = {"rate-keys": ["?"], "rate-rank": ["3", "ArrowUp", "="]}
+"""Keys that are pressed before a picture is taken, by page."""
 SHOWN = {
     "run-light": ("run-live", "light", "1440"),
     "run-dark": ("run-live", "dark", "1440"),
@@ -80,6 +96,7 @@ SHOWN = {
     "dataset-light": ("dataset-problems", "light", "1440"),
     "model-light": ("model-tuned", "light", "1440"),
     "playground-light": ("playground", "light", "1440"),
+    "rate-light": ("rate-pair", "light", "1440"),
     "system-dark": ("system", "dark", "1440"),
     "mobile-run": ("run-live", "dark", "390"),
     "mobile-runs": ("runs", "light", "390"),
@@ -97,15 +114,17 @@ def main() -> None:
         home = (given.home or Path(temporary)).absolute()
         home.mkdir(parents=True, exist_ok=True)
         with studio(home) as work:
-            _work(work)
+            names = [name for name in given.only.split(",") if name] or list(PAGES)
+            _work(work, names)
             with sync_playwright() as playwright:
                 chromium = shutil.which("chromium") or shutil.which("chromium-browser")
                 browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-                _take(browser, work, [name for name in given.only.split(",") if name] or list(PAGES))
+                _take(browser, work, names)
                 browser.close()
 
 
-def _work(work: Work) -> None:
+def _work(work: Work, names: list[str]) -> None:
+    """Do what the pages show; those of ratings need no training."""
     kept = work.home / "pictures.json"
     if kept.exists():
         work.ids = json.loads(kept.read_text())
@@ -114,6 +133,11 @@ def _work(work: Work) -> None:
         print(text, flush=True)
         kept.write_text(json.dumps(work.ids))
 
+    if "asked_item" not in work.ids:
+        bring_ratings(work)
+        say("rated")
+    if all(name.startswith("rat") for name in names):
+        return
     if "odd" not in work.ids:
         bring_data(work)
     if "tuned" not in work.ids:
@@ -140,7 +164,6 @@ def _chat(work: Work) -> None:
 def _take(browser: Browser, work: Work, names: list[str]) -> None:
     folder = IMAGES / "all"
     folder.mkdir(parents=True, exist_ok=True)
-    until(lambda: work.ask("GET", f"/runs/{work.ids['live']}")["step"] > 30 or "pictures only", 600)
     state = _sign_in(browser, work)
     for width, (across, down) in SIZES.items():
         for theme in ("light", "dark"):
@@ -154,6 +177,8 @@ def _take(browser: Browser, work: Work, names: list[str]) -> None:
             page = context.new_page()
             for name in names:
                 _settled(page, PAGES[name].format(**work.ids))
+                for key in PRESSED.get(name, ()) if across > 900 else ():
+                    page.keyboard.press(key)
                 page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
                 for shown, (what, *where) in SHOWN.items():
                     if [what, *where] == [name, theme, width]:

@@ -41,16 +41,16 @@ class Answer:
 # --- loading --------------------------------------------------------------------------------------------------------------
 
 
-def load(name: str, model: dict[str, Any], device: str, threads: int) -> Any:
-    """A checkpoint (`path`, and `adapter` or None), ready to answer; in the precision a chat would use.
+def load(name: str, model: dict[str, Any], device: str, threads: int, *, scores: bool = False) -> Any:
+    """A checkpoint (`path`, and `adapter` or None), ready to answer, or with `scores` to give numbers; in the precision a chat would use.
 
     Raises:
-        Failed: it cannot be read, or there is not enough memory for it.
+        Failed: it cannot be read, or there is not enough memory for it, or it gives numbers where text is wanted or the other way round.
     """
     try:
         import torch
 
-        from worker import generate
+        from worker import generate, rewards
         from worker.libraries import out_of_memory, quiet
         from worker.loading import precision
     except ImportError as error:
@@ -81,6 +81,8 @@ def load(name: str, model: dict[str, Any], device: str, threads: int) -> Any:
         raise Failed(short, "oom")
     try:
         with quiet():
+            if scores:
+                return rewards.load({**model, "name": f"“{name}”"}, device, dtype)
             return generate.load(path, adapter=adapter, device=device, dtype=dtype)
     except Exception as error:
         if out_of_memory(error):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from typing import Any
 import orjson
 
 from app import shapes
-from app.storage import fsync_file, fsync_folder
+from app.storage import keep_lines as _keep
+from app.storage import lines as _lines
 from worker import feedback_answer, rows
 from worker.reporting import Failed, Report
 
@@ -67,7 +67,7 @@ def items_of(kind: str, candidates: int, pairs: str, seed: int, number: int) -> 
         return [tuple((candidate, 0) for candidate in range(candidates))]
     if candidates == 1:
         return [((0, 0), (0, 1))]
-    every = list(itertools.combinations(range(candidates), 2))
+    every = [pair for pair in itertools.combinations(range(candidates), 2) if pairs != "first" or not pair[0]]
     if pairs == "all":
         return [((a, 0), (b, 0)) for a, b in every]
     # A shuffled round of all pairs, then the next: no pair comes more than once oftener than another.
@@ -150,23 +150,6 @@ def _say_why(error: Exception, spec: dict[str, Any], folder: Path) -> None:
         lost = not Path(model["path"], "config.json").is_file()
         if lost or (model["adapter"] and not Path(model["adapter"], "adapter_config.json").is_file()):
             raise Failed(f"The checkpoint “{candidate['name']}” was deleted before it had answered every prompt.", "deleted") from error
-
-
-def _keep(file: Path, records: Iterable[Any]) -> None:
-    """Write a file of lines whole, or not at all, and have the disk keep it."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.writelines(orjson.dumps(record) + b"\n" for record in records)
-        fsync_file(temporary)
-        temporary.rename(file)
-        fsync_folder(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _lines(file: Path) -> list[Any]:
-    return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
 
 @dataclass(frozen=True)

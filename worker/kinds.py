@@ -12,7 +12,7 @@ from app.checkpoints import imports as checkpoint_imports
 from app.datasets import imports as dataset_imports
 from app.datasets import tokens
 from app.exports import service as exports
-from app.feedback import generation, generation_job
+from app.feedback import generation, generation_job, judges, judges_job
 from app.jobs.tables import Job
 
 
@@ -58,5 +58,8 @@ KINDS: dict[str, Kind] = {
         generation_job.generate_done,
         generation_job.generate_failed,
         generation_job.generate_progress,
+    ),
+    judges.KIND: Kind(
+        "worker.feedback_judge", judges_job.judge_spec, judges_job.judge_done, judges_job.judge_failed, judges_job.judge_progress
     ),
 }

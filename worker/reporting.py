@@ -11,6 +11,8 @@ import time
 from typing import Any
 
 PIPE = "LUTHIER_REPORT_FD"
+FENCED = (70, 71)
+"""Exit codes of a child that ended itself: its supervisor is gone, or has not been heard of for too long. Another attempt may go well."""
 
 
 class Failed(Exception):
@@ -40,7 +42,7 @@ class Report:
                 self._stream.write(line + "\n")
                 self._stream.flush()
         except (BrokenPipeError, OSError):
-            os._exit(70)
+            os._exit(FENCED[0])
 
     def phase(self, text: str) -> None:
         """Say what is being done, in words ("Loading the model")."""
@@ -71,13 +73,13 @@ def watch(report: Report, lease_seconds: float) -> None:
             if ready:
                 orders = os.read(descriptor, 64)
                 if not orders:
-                    os._exit(70)
+                    os._exit(FENCED[0])
                 if b"h" in orders:
                     last = time.monotonic()
                     report.send("alive")
                 if b"p" in orders:
                     report.pause_asked.set()
             elif time.monotonic() - last > 0.75 * lease_seconds:
-                os._exit(71)
+                os._exit(FENCED[1])
 
     threading.Thread(target=_watch, name="fence", daemon=True).start()

@@ -71,7 +71,7 @@ def score(
     import torch
 
     scorer = checkpoint if isinstance(checkpoint, Scorer) else load(checkpoint)
-    tokens = [_tokens(scorer, conversation, number) for number, conversation in enumerate(conversations)]
+    tokens = [tokens_of(scorer, conversation, number) for number, conversation in enumerate(conversations)]
     order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))
     found = [0.0] * len(tokens)
     pad = scorer.tokenizer.pad_token_id
@@ -91,7 +91,12 @@ def score(
     return found
 
 
-def _tokens(scorer: Scorer, conversation: Conversation, number: int) -> list[int]:
+def tokens_of(scorer: Scorer, conversation: Conversation, number: int = 0) -> list[int]:
+    """What the model reads of a conversation; `number` is its place among those that are scored.
+
+    Raises:
+        Failed: it has no answer.
+    """
     if isinstance(conversation, Mapping):
         row = {"prompt": conversation["prompt"], "completion": conversation["completion"]}
     else:

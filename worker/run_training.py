@@ -24,7 +24,7 @@ from app.datasets.tables import Dataset
 from app.errors import StudioError
 from app.leases import Claim, LeaseLost
 from app.metrics import service as metrics
-from app.runs import progress
+from app.runs import graded, progress
 from app.runs import service as runs
 from app.runs.progress import Batch
 from app.runs.tables import Run, RunLog
@@ -150,6 +150,8 @@ def _spec(session: Any, settings: Settings, run: Run, folder: Path, device: str,
         }
     elif dataset.eval_rows:
         evaluate = {"path": str(storage.path(f"{dataset.path}/rows.jsonl")), "split": "eval", "shape": dataset.shape}
+    if evaluate is not None:
+        evaluate["graded"] = graded.origin(session, other or dataset) is not None
     offsets = (
         {name: metrics.value_at(session, run.id, name, resume_step) or 0.0 for name in ("elapsed_seconds", "tokens")} if resume_step else {}
     )
@@ -266,6 +268,8 @@ def add(batch: Batch, message: dict[str, Any]) -> None:
             batch.resolved = message["config"]
         case "sample":
             batch.samples.append({name: message[name] for name in ("step", "number", "prompt", "text", "expected")})
+        case "graded":
+            batch.grades += message["grades"]
         case "event":
             batch.events.append((message["name"], message["message"], message["data"]))
         case "log":

@@ -18,6 +18,7 @@ from app.database import Database
 from app.leases import Claim, LeaseLost
 from app.settings import Settings
 from worker.process import Child
+from worker.reporting import FENCED
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,11 @@ def why(child: Child, outcome: dict[str, Any] | None, kill_reason: tuple[str, st
     if kill_reason:
         return kill_reason
     code = child.code
+    if code in FENCED:
+        return (
+            "stalled",
+            "The trainer ended itself, since it heard nothing from its worker for too long. The machine may have too much to do.",
+        )
     if code == -9:
         return "killed", "The trainer was killed (SIGKILL): by the system when memory runs out, or by hand."
     if code is not None and code < 0:

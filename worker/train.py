@@ -67,7 +67,7 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     import torch
     from transformers import PrinterCallback
 
-    from worker import loading, sampling
+    from worker import held_out, loading, sampling
     from worker.callbacks import Checks, Clock, Progress, Reporter
     from worker.resumable import resumable, score_answers_only
 
@@ -85,6 +85,9 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     has_template = bool(tokenizer.chat_template)
     train_rows = loading.load_rows(spec["train"], has_template, work)
     eval_rows = loading.load_rows(spec["eval"], has_template, work).dataset if spec["eval"] else None
+    graded = held_out.wanted(spec["eval"])
+    if graded:
+        eval_rows = held_out.with_grades(eval_rows, spec["eval"])
 
     report.phase("Loading the model")
     precision = loading.precision(params.precision, tuner.family, device)
@@ -110,11 +113,13 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         evaluation=eval_rows,
         peft_config=peft_config,
         arguments=_arguments(spec, params, batch, accumulation, precision.autocast, checkpointing),
-        trainer=resumable,
+        trainer=held_out.noting if graded else resumable,
         reference=reference,
         engine=pkgutil.resolve_name(objective.engine) if objective.engine else None,
     )
     trainer = objective.build_trainer(params, job)
+    if graded:
+        held_out.report_to(trainer, report)
     dropped = len(train_rows.dataset) - len(trainer.train_dataset)
     if not len(trainer.train_dataset):
         raise Failed(

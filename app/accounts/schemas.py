@@ -33,6 +33,10 @@ class Principal:
     """Whether it may run the studio: people, invites, all workspaces, the whole audit log."""
     scopes: frozenset[str] | None = None
     """What a token may be used for; everything its role may do, when None."""
+    credential_name: str = ""
+    """What a token is called; empty for a session."""
+    project_id: str | None = None
+    """The one feedback project that a rater's token is bound to."""
 
 
 class TokenCreate(BaseModel):
@@ -65,6 +69,8 @@ class TokenOut(BaseModel):
     role: str
     scopes: list[str] | None
     """What it may be used for; everything its role may do, when null."""
+    project_id: str | None
+    """The one feedback project that a rater's token is bound to."""
     user_id: str
     workspace_id: str
     created_at: Moment

@@ -61,8 +61,10 @@ def refuse(who: Principal, method: str, path: str) -> None:
     """See that the caller's token may be used for a call.
 
     Raises:
-        Forbidden: it lacks the scope.
+        Forbidden: it lacks the scope, or is bound to another project.
     """
+    if who.project_id and not _is_within(who.project_id, path):
+        raise Forbidden(f"This token rates in the project {who.project_id} and nothing else.", code="bound")
     needed = opening(method, path)
     if who.scopes is None or needed & who.scopes:
         return
@@ -71,6 +73,19 @@ def refuse(who: Principal, method: str, path: str) -> None:
         "Make a token with that scope under Settings, or with `luthier token create --scope`.",
         code="scope",
     )
+
+
+def _is_within(project_id: str, path: str) -> bool:
+    """Whether a path is of one feedback project, or leads there. Whose item a slot is, feedback looks up itself."""
+    parts = [part for part in path.split("/") if part]
+    if parts[:2] == ["api", "v1"]:
+        parts = parts[2:]
+    noun, rest = parts[0] if parts else "", parts[1:]
+    if noun == "rate":
+        return not rest or rest[0] == project_id
+    if noun == "feedback" and rest:
+        return rest[0] == "slots" or (rest[0] == "projects" and rest[1:2] in ([], [project_id]))
+    return parts == ["me"]
 
 
 def in_order(names: Iterable[str]) -> list[str]:

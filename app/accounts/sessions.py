@@ -150,6 +150,8 @@ def principal(row: Any, via: Literal["session", "token"], role: str, scopes: Col
         scopes=None if scopes is None else frozenset(scopes),
         via=via,
         credential_id=row[0].id,
+        credential_name=row[0].name if via == "token" else "",
+        project_id=row[0].project_id if via == "token" else None,
         stale=bool(row.stale),
     )
 

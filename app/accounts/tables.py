@@ -102,6 +102,8 @@ class Token(Base):
     role: Mapped[str]
     scopes: Mapped[list[str] | None]
     """What it may be used for, within its role; everything, when none are named."""
+    project_id: Mapped[str | None]
+    """The one feedback project that a rater's token is bound to; it reaches nothing else."""
     created_at: Mapped[float] = mapped_column(default=now())
     used_at: Mapped[float | None]
     expires_at: Mapped[float | None]

@@ -36,6 +36,8 @@ def token_principal(session: Session, plain: str) -> Principal | None:
         return None
     # A token never does more than its owner may today.
     owner_role = row[1].role
+    if row[0].project_id is not None and "rater" not in MAY_GIVE.get(owner_role, ()):
+        return None
     return principal(row, "token", row[0].role if row[0].role in MAY_GIVE.get(owner_role, ()) else owner_role, row[0].scopes)
 
 
@@ -48,6 +50,7 @@ def create_token(
     workspace_id: str,
     expires_at: float | None = None,
     scopes: Iterable[str] | None = None,
+    project_id: str | None = None,
     by: Principal | None = None,
 ) -> tuple[Token, str]:
     """Make an API token; the second value is shown once and cannot be found out again.
@@ -55,10 +58,12 @@ def create_token(
     Args:
         expires_at: when it runs out; by default never, or with the token that makes it, which it cannot outlive.
         scopes: what it may be used for; everything its role may do, when none are named.
+        project_id: the one feedback project of the workspace that it may rate in; the role is rater then.
         by: who makes it, when that is not the command line.
 
     Raises:
-        Invalid: the name is empty, there is no such role or scope, it already ran out, or would outlive the token that makes it.
+        Invalid: the name is empty, there is no such role or scope, it already ran out, would outlive the token that makes it, or is for one
+            project and not a rater's.
         Forbidden: the role may do more than the user.
         NotFound: the user does not belong to the workspace.
     """
@@ -66,6 +71,8 @@ def create_token(
     if not name or len(name) > 100:
         raise Invalid("A token needs a name of at most 100 characters that says what it is for.", field="name")
     check_role(role)
+    if project_id is not None and role != "rater":
+        raise Invalid(f"A token for one project is a rater's: the role cannot be {role}. Leave it out.", field="role")
     owner = session.get(Member, (workspace_id, user_id))
     if owner is None:
         raise NotFound("There is no such user in the workspace.")
@@ -90,6 +97,7 @@ def create_token(
         name=name,
         role=role,
         scopes=allowed,
+        project_id=project_id,
         user_id=user_id,
         workspace_id=workspace_id,
         expires_at=expires_at,
@@ -98,7 +106,10 @@ def create_token(
     session.flush()
     session.refresh(token)
     shown = scope_rules.listed(allowed) if allowed else None
-    audit.record(session, by, "tokens.create", name, workspace_id=workspace_id, token=token.id, role=role, scopes=shown, user=user_id)
+    bound = {} if project_id is None else {"project": project_id}
+    audit.record(
+        session, by, "tokens.create", name, workspace_id=workspace_id, token=token.id, role=role, scopes=shown, user=user_id, **bound
+    )
     return token, f"lt_{token.id}_{secret}"
 
 
@@ -143,3 +154,12 @@ def revoke_token(
     if row is None:
         raise NotFound("There is no such token; it may have been revoked already.")
     audit.record(session, by, "tokens.revoke", row[0], workspace_id=workspace_id, token=token_id)
+
+
+def revoke_bound(session: Session, project_id: str, *, by: Principal | None = None) -> None:
+    """End all tokens that are bound to a feedback project, which is being deleted."""
+    query = update(Token).where(Token.project_id == project_id, Token.revoked_at.is_(None)).values(revoked_at=now())
+    for token_id, name, workspace_id in session.execute(
+        query.returning(Token.id, Token.name, Token.workspace_id).execution_options(synchronize_session=False)
+    ).all():
+        audit.record(session, by, "tokens.revoke", name, workspace_id=workspace_id, token=token_id)

@@ -47,10 +47,23 @@ def _place(session: Session, workspace: str | None) -> str:
     return members.find_workspace(session, workspace).id if workspace else people.first_workspace(session).id
 
 
+def _place_of(session: Session, project_id: str, workspace: str | None) -> str:
+    """Id of the workspace of a feedback project, which must be the one that is named, if any."""
+    from app.errors import NotFound
+    from app.feedback.tables import Project
+
+    project = session.get(Project, project_id)
+    if project is None or (workspace and _place(session, workspace) != project.workspace_id):
+        words = f" in the workspace “{output.plain(workspace)}”" if workspace else ""
+        raise NotFound(f"There is no feedback project {output.plain(project_id)}{words}. Its address in the browser ends with its id.")
+    return project.workspace_id
+
+
 @tokens.command("create")
 def create_token(
     name: Annotated[str, typer.Option(help="What it is for, such as `nightly evaluation`.")],
-    role: Annotated[str, typer.Option(help=ROLES_HELP)] = "engineer",
+    role: Annotated[str | None, typer.Option(help=f"{ROLES_HELP} engineer, unless given; with --project rater.")] = None,
+    project: Annotated[str | None, typer.Option(help="Id of a feedback project: the token rates there, and does nothing else.")] = None,
     user: Annotated[str | None, typer.Option(help="Whom it stands for, by name or id; the first admin, unless given.")] = None,
     days: Annotated[float | None, typer.Option(help="Days it works; without an end, unless given.", min=0.001)] = None,
     scope: Annotated[list[str] | None, typer.Option(help=SCOPES_HELP)] = None,
@@ -66,9 +79,16 @@ def create_token(
         owner = service.find_user(session, user) if user else service.first_admin(session)
         ends = time.time() + days * 86_400 if days else None
         made, secret = service.create_token(
-            session, name=name, role=role, user_id=owner.id, workspace_id=_place(session, workspace), expires_at=ends, scopes=scope or None
+            session,
+            name=name,
+            role=role or ("rater" if project else "engineer"),
+            user_id=owner.id,
+            workspace_id=_place_of(session, project, workspace) if project else _place(session, workspace),
+            expires_at=ends,
+            scopes=scope or None,
+            project_id=project,
         )
-        answer = {"id": made.id, "name": made.name, "role": made.role, "scopes": made.scopes, "token": secret}
+        answer = {"id": made.id, "name": made.name, "role": made.role, "scopes": made.scopes, "project": made.project_id, "token": secret}
     if as_json:
         output.as_json(answer)
     else:
@@ -90,6 +110,7 @@ def list_tokens(workspace: Workspace = None, as_json: AsJson = False) -> None:
                 "name": each.name,
                 "role": each.role,
                 "scopes": each.scopes,
+                "project": each.project_id,
                 "user": names.get(each.user_id, each.user_id),
                 "created_at": iso(each.created_at),
                 "used_at": iso(each.used_at),
@@ -107,7 +128,7 @@ def list_tokens(workspace: Workspace = None, as_json: AsJson = False) -> None:
                     row["id"],
                     row["name"],
                     row["role"],
-                    ",".join(row["scopes"] or ["everything"]),
+                    row["project"] or ",".join(row["scopes"] or ["everything"]),
                     row["user"],
                     row["used_at"] or "never",
                     row["expires_at"] or "never",

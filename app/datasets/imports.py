@@ -27,18 +27,19 @@ _WAITING = {"done": 0, "total": None, "text": "Waiting for a worker"}
 
 
 def _add(session: Session, workspace_id: str, user_id: str | None, name: str, **fields: Any) -> Dataset:
-    """A row with the next version of its name; two uploads at once get different ones."""
+    """A row that waits for its import."""
+    return add_version(session, workspace_id, name, created_by=user_id, progress=dict(_WAITING), status="importing", **fields)
+
+
+def add_version(session: Session, workspace_id: str, name: str, **fields: Any) -> Dataset:
+    """A row with the next version of its name; of two at once each gets its own.
+
+    Raises:
+        Conflict: others add versions of this name all the time.
+    """
     for _ in range(10):
         last = session.scalar(select(func.max(Dataset.version)).where(Dataset.workspace_id == workspace_id, Dataset.name == name))
-        dataset = Dataset(
-            workspace_id=workspace_id,
-            name=name,
-            version=(last or 0) + 1,
-            created_by=user_id,
-            progress=dict(_WAITING),
-            status="importing",
-            **fields,
-        )
+        dataset = Dataset(workspace_id=workspace_id, name=name, version=(last or 0) + 1, **fields)
         try:
             with session.begin_nested():
                 session.add(dataset)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from app.errors import Invalid
 from app.feedback.schemas import Vote
-from app.feedback.tables import Project, Response
+from app.feedback.tables import Project
 
 
-def normalised(project: Project, order: Sequence[Response], vote: Vote) -> dict[str, Any]:
+class Placed(Protocol):
+    """A response, as far as its place goes."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def place(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def finish(self) -> str | None: ...
+
+
+def normalised(project: Project, order: Sequence[Placed], vote: Vote) -> dict[str, Any]:
     """A vote as it is stored, whatever side the responses were shown on.
 
     Raises:
@@ -35,7 +48,7 @@ def normalised(project: Project, order: Sequence[Response], vote: Vote) -> dict[
     return answer
 
 
-def as_given(answer: dict[str, Any], order: Sequence[Response]) -> dict[str, Any]:
+def as_given(answer: dict[str, Any], order: Sequence[Placed]) -> dict[str, Any]:
     """A stored vote as the rater gave it, on the sides the rater saw."""
     preference = answer.get("preference")
     given: dict[str, Any] = {
@@ -49,7 +62,7 @@ def as_given(answer: dict[str, Any], order: Sequence[Response]) -> dict[str, Any
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _turned(preference: int, order: Sequence[Response]) -> int:
+def _turned(preference: int, order: Sequence[Placed]) -> int:
     return preference if not order or order[0].place == min(response.place for response in order) else -preference
 
 
@@ -61,14 +74,14 @@ def _score(project: Project, vote: Vote) -> float:
     return float(vote.score)
 
 
-def _ranking(order: Sequence[Response], vote: Vote) -> list[list[str]]:
+def _ranking(order: Sequence[Placed], vote: Vote) -> list[list[str]]:
     ids = sorted(response.id for response in order)
     if vote.ranking is None or sorted(one for tied in vote.ranking for one in tied) != ids or not all(vote.ranking):
         raise Invalid("“ranking” holds the id of each response once, best first; those of equal rank in one list.", field="ranking")
     return [list(tied) for tied in vote.ranking]
 
 
-def _labels(project: Project, order: Sequence[Response], vote: Vote) -> dict[str, Any]:
+def _labels(project: Project, order: Sequence[Placed], vote: Vote) -> dict[str, Any]:
     """Answers to the extra questions. Those to questions that are gone are kept: the guidelines may have changed meanwhile."""
     if len(vote.labels) > 20:
         raise Invalid("At most 20 labels.", field="labels")
@@ -92,7 +105,12 @@ def _clean(text: str) -> str:
 # --- right answers --------------------------------------------------------------------------------------------------------
 
 
-def is_right(project: Project, gold: dict[str, Any], answer: dict[str, Any], order: Sequence[Response]) -> bool:
+def is_test(gold: dict[str, Any], at: float) -> bool:
+    """Whether a vote given at a moment tests its rater: not one from before the item became gold."""
+    return at >= (gold.get("since") or 0.0)
+
+
+def is_right(project: Project, gold: dict[str, Any], answer: dict[str, Any], order: Sequence[Placed]) -> bool:
     """Whether a stored vote agrees with the right answer."""
     tolerance = gold.get("tolerance", 1)
     if project.kind == "pair":
@@ -105,7 +123,7 @@ def is_right(project: Project, gold: dict[str, Any], answer: dict[str, Any], ord
     return bool(answer["ranking"]) and best in answer["ranking"][0]
 
 
-def expected(project: Project, gold: dict[str, Any], order: Sequence[Response]) -> Any:
+def expected(project: Project, gold: dict[str, Any], order: Sequence[Placed]) -> Any:
     """The right answer as the rater would have given it: a preference, a score, or the id of the best response."""
     if project.kind == "pair":
         return _turned(gold.get("preference") or 0, order)

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from app.accounts.schemas import Principal
 from app.errors import NotFound
-from app.feedback import api_quality, api_train, raw, service, slots
+from app.feedback import api_judges, api_quality, api_train, raters, raw, service, slots
 from app.feedback.schemas import (
+    Gold,
     ItemIn,
     ProjectChange,
     ProjectCreate,
@@ -55,6 +56,13 @@ class ItemsIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     items: list[ItemIn] = Field(min_length=1, max_length=10_000)
+
+
+class GoldIn(Gold):
+    """The right answer of an item."""
+
+    practice: bool = False
+    """Whether it is for the practice round, whose raters are told the answer after theirs."""
 
 
 class Next(BaseModel):
@@ -120,8 +128,9 @@ def list_projects(who: Person, session: ReadSession) -> dict[str, Any]:
     """Projects of the workspace, newest first; for a rater those that can be rated, without anything about where answers come from."""
     found = service.list_projects(session, who.workspace_id)
     if who.role == "rater":
-        out = set(session.scalars(select(Rater.project_id).where(Rater.who == f"user:{who.user_id}", Rater.status == "removed")))
-        data = [project_brief(project) for project in found if project.status == "open" and project.id not in out]
+        out = set(session.scalars(select(Rater.project_id).where(Rater.who == raters.key_of(who), Rater.status == "removed")))
+        there = [project for project in found if project.status == "open" and project.id not in out]
+        data = [project_brief(project) for project in there if who.project_id in (None, project.id)]
     else:
         data = [project_out(project) for project in found]
     return {"data": data, "has_more": False, "next": None}
@@ -146,7 +155,7 @@ def change_project(who: Writer, session: WriteSession, project_id: str, body: Pr
 @router.delete("/feedback/projects/{project_id}", status_code=204)
 def delete_project(who: Writer, session: WriteSession, project_id: str) -> Response:
     """Remove a project with its items and votes. Datasets made from it stay."""
-    service.delete_project(session, service.get_project(session, who.workspace_id, project_id))
+    service.delete_project(session, service.get_project(session, who.workspace_id, project_id), by=who)
     return Response(status_code=204)
 
 
@@ -175,8 +184,18 @@ def list_items(
     status: str | None = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
-    """Items with their responses and sources; `status` is open, filtered, flagged, removed, gold or practice, `q` a text of the prompt."""
+    """Items with their responses and sources, in the order they came in.
+
+    `status` is open, filtered, flagged, removed, gold or practice; proposed lists, at once, those that could be gold: three people or more
+    say the same of them, strongly, and nobody anything else. `q` is a text of the prompt.
+    """
     project = service.get_project(session, who.workspace_id, project_id)
+    if status == "proposed":
+        could = {each.item_id: each for each in service.proposed_gold(session, project)}
+        found = service.some_items(session, project, list(could))
+        answers = service.responses_of(session, list(could))
+        data = [{**item_out(item, answers[item.id]), "proposed": could[item.id].gold.model_dump(exclude_none=True)} for item in found]
+        return {"data": data, "has_more": False, "next": None}
     piece = paged(service.page_items(session, project, after, limit + 1, status, q), limit)
     there = service.responses_of(session, [item.id for item in piece.data])
     return {"data": [item_out(item, there[item.id]) for item in piece.data], "has_more": piece.has_more, "next": piece.next}
@@ -189,6 +208,22 @@ def remove_item(who: Writer, session: WriteSession, project_id: str, item_id: st
     return Response(status_code=204)
 
 
+@router.put("/feedback/projects/{project_id}/items/{item_id}/gold")
+def mark_gold(who: Writer, session: WriteSession, project_id: str, item_id: str, body: GoldIn) -> dict[str, Any]:
+    """Make an item gold, or one for practice, or change its answer. Votes it had stay in the log and count no longer."""
+    project = service.get_project(session, who.workspace_id, project_id)
+    gold = Gold.model_validate(body.model_dump(exclude={"practice"}))
+    item = service.mark_gold(session, project, item_id, gold, practice=body.practice)
+    return item_out(item, service.responses_of(session, [item.id])[item.id])
+
+
+@router.delete("/feedback/projects/{project_id}/items/{item_id}/gold")
+def unmark_gold(who: Writer, session: WriteSession, project_id: str, item_id: str) -> dict[str, Any]:
+    """Make a gold item an ordinary one again; all votes on it count then."""
+    item = service.unmark_gold(session, service.get_project(session, who.workspace_id, project_id), item_id)
+    return item_out(item, service.responses_of(session, [item.id])[item.id])
+
+
 # --- rating ---------------------------------------------------------------------------------------------------------------
 
 
@@ -196,8 +231,7 @@ def remove_item(who: Writer, session: WriteSession, project_id: str, item_id: st
 @unrecorded
 def next_item(who: Person, session: WriteSession, project_id: str, body: Annotated[Next | None, Body()] = None) -> Response:
     """What the caller judges now, kept for them until `deadline`; 204 when nothing is left. Nothing in it tells where an answer is from."""
-    project = service.get_project(session, who.workspace_id, project_id)
-    rater = service.rater_for(session, project, who)
+    project, rater = service.enter(session, who, project_id)
     return _task(service.claim(session, project, rater, ahead=body.ahead if body else 0))
 
 
@@ -212,8 +246,9 @@ def undo(who: Person, session: WriteSession, project_id: str, key: Key = None) -
 @router.get("/feedback/projects/{project_id}/history")
 def history(who: Person, session: ReadSession, project_id: str, limit: Limit = 50) -> dict[str, Any]:
     """What the caller did in a project, newest first."""
+    raters.refuse_elsewhere(who, project_id)
     project = service.get_project(session, who.workspace_id, project_id)
-    mine = session.scalars(select(Rater).where(Rater.project_id == project.id, Rater.who == f"user:{who.user_id}")).first()
+    mine = session.scalars(select(Rater).where(Rater.project_id == project.id, Rater.who == raters.key_of(who))).first()
     data = service.history(session, project, mine, limit) if mine is not None else []
     return {"data": data, "has_more": False, "next": None}
 
@@ -265,8 +300,7 @@ def _at(session: Session, who: Principal, slot: str) -> tuple[Project, Rater]:
     project_id = session.scalar(select(Item.project_id).where(Item.id == item_id))
     if project_id is None:
         raise NotFound("There is no such item any more.")
-    project = service.get_project(session, who.workspace_id, project_id)
-    return project, service.rater_for(session, project, who, voting=True)
+    return service.enter(session, who, project_id, voting=True)
 
 
 def _task(task: Task | None) -> Response:
@@ -307,4 +341,4 @@ def votes(who: Reader, session: ReadSession, request: Request, project_id: str) 
     return download(raw.lines(database_of(request), project.id), f"{project.id}-votes.jsonl", "application/x-ndjson")
 
 
-router.routes.extend([*api_quality.router.routes, *api_train.router.routes])
+router.routes.extend([*api_quality.router.routes, *api_judges.router.routes, *api_train.router.routes])

@@ -8,9 +8,9 @@ from fastapi import Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.feedback import projects, snapshots
+from app.feedback import answering, projects, snapshots
 from app.feedback.rules import RowShape, Sheet
-from app.web import After, Limit, Page, Reader, ReadSession, Writer, api_router, database_of, download, idempotent, paged
+from app.web import After, Limit, Page, Reader, ReadSession, Writer, WriteSession, api_router, database_of, download, idempotent, paged
 
 router = api_router("feedback")
 
@@ -50,6 +50,40 @@ class SnapshotOut(BaseModel):
     up_to: str
     """The last event it takes in."""
     created_at: str | None
+    runs: list[TrainedRun]
+    """Runs on this dataset, newest first."""
+
+
+class TrainedRun(BaseModel):
+    """A run that learns, or learned, from a snapshot."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str
+    name: str
+    status: str
+    method: str
+    checkpoint: str | None
+    """Best committed checkpoint by evaluation loss, else the last; null before there is one."""
+    joined: bool
+    """Whether that checkpoint has answered in this project."""
+
+
+class AnswersIn(BaseModel):
+    """A checkpoint that is to answer prompts of a project, so that people compare it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    checkpoint: str = Field(max_length=200)
+    """Id or name."""
+    prompts: answering.Which | None = None
+    """held_out or all. Default: the held-out ones, or all where nothing was held out. Those it has answered are left out."""
+    against: list[str] | None = Field(None, max_length=answering.MOST_OTHERS)
+    """Checkpoints (id or name) that answer beside it. Default: what it was trained from."""
+    limit: int = Field(200, ge=1, le=10_000)
+    """Prompts at most."""
+    sampling: dict[str, Any] | None = None
+    """As a candidate's; default: as the others answered before."""
 
 
 @router.post("/feedback/projects/{project_id}/preflight", response_model=Sheet)
@@ -83,7 +117,20 @@ def list_snapshots(who: Reader, session: ReadSession, project_id: str, limit: Li
     """Snapshots of a project, newest first."""
     project = projects.get(session, who.workspace_id, project_id)
     found = snapshots.listed(session, project, limit + 1, after)
-    return paged([SnapshotOut.model_validate(snapshots.snapshot_out(snapshot, dataset)) for snapshot, dataset in found], limit)
+    return paged([SnapshotOut.model_validate(each) for each in snapshots.details(session, project, found)], limit)
+
+
+@router.post("/feedback/projects/{project_id}/answers", status_code=202)
+def let_answer(who: Writer, session: WriteSession, request: Request, project_id: str, body: AnswersIn) -> JSONResponse:
+    """Have a checkpoint answer prompts of a project beside others. The new items are rated like all, and it joins the leaderboard."""
+
+    def do() -> dict[str, Any]:
+        project = projects.get(session, who.workspace_id, project_id)
+        asked = body.model_dump(exclude={"checkpoint"})
+        job = answering.ask(session, project, body.checkpoint, **asked, created_by=who.user_id)
+        return {"job": job.id, "prompts": len(job.payload["texts"]), "candidates": job.payload["candidates"]}
+
+    return idempotent(request, session, who, body, do, status=202)
 
 
 @router.get("/feedback/projects/{project_id}/export", response_class=StreamingResponse)

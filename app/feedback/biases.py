@@ -175,26 +175,27 @@ def length_bias(rows: Iterable[tuple[float, float, float, Hashable]]) -> LengthB
     The slope counts a tie as half, standardises the difference of lengths by its root mean square and takes votes on one prompt as one
     observation. It says that votes go with length, not that length is why: longer answers may be better.
     """
-    given = [(a - b, score, prompt) for a, b, score, prompt in rows]
-    if any(score not in (0, 0.5, 1) for _, score, _ in given):
+    given = list(rows)
+    scores = np.array([score for _, _, score, _ in given], dtype=np.float64)
+    if not np.isin(scores, (0, 0.5, 1)).all():
         raise Invalid("The score of a comparison is 1 (a won), 0.5 (a tie) or 0 (b won).", field="score")
-    decisive = [(difference > 0) == (score == 1) for difference, score, _ in given if difference and score != 0.5]
-    longer = exact(sum(decisive), len(decisive))
-    differences = np.array([difference for difference, _, _ in given], dtype=np.float64)
+    differences = np.array([a - b for a, b, _, _ in given], dtype=np.float64)
+    says = (differences != 0) & (scores != 0.5)
+    decisive = ((differences > 0) == (scores == 1))[says]
+    longer = exact(int(decisive.sum()), len(decisive))
     if not differences.any():
         return LengthBias(longer, Estimate(None, None, None, len(given)), None)
-    z = (differences / math.sqrt(float((differences**2).mean())))[:, None]
-    scores = np.array([score for _, score, _ in given])
-    theta, curvature = logistic(z, scores[None], np.ones((1, len(given))), np.array([SLOPE_RIDGE]), np.zeros((1, 1)))
+    x = differences / math.sqrt(float((differences**2).mean()))
+    theta, curvature = logistic(x[:, None], scores[None], np.ones((1, len(given))), np.array([SLOPE_RIDGE]), np.zeros((1, 1)))
     slope = float(theta[0, 0])
-    pulls: dict[Hashable, float] = defaultdict(float)
-    for (_, score, prompt), x in zip(given, z[:, 0], strict=True):
-        pulls[prompt] += x * (score - 1 / (1 + math.exp(-slope * x)))
+    numbers: dict[Hashable, int] = {}
+    of_prompt = [numbers.setdefault(prompt, len(numbers)) for _, _, _, prompt in given]
+    pulls = np.bincount(of_prompt, weights=x * (scores - 1 / (1 + np.exp(-slope * x))))
     if len(pulls) < 2:
         return LengthBias(longer, Estimate(slope, None, None, len(given)), None)
     # With every vote on one side residuals vanish, and only the curvature still says how little is known.
-    separated = bool(decisive) and len(decisive) == len(given) and len(set(decisive)) == 1
-    spread = float(curvature[0, 0, 0]) if separated else sum(pull**2 for pull in pulls.values()) * len(pulls) / (len(pulls) - 1)
+    separated = bool(says.all()) and len(set(decisive.tolist())) == 1
+    spread = float(curvature[0, 0, 0]) if separated else float((pulls**2).sum()) * len(pulls) / (len(pulls) - 1)
     error = math.sqrt(spread) / float(curvature[0, 0, 0])
     half = z_value() * error
     return LengthBias(longer, Estimate(slope, slope - half, slope + half, len(given)), error)
@@ -248,11 +249,12 @@ def pace(votes: Iterable[tuple[float, int]], floor_ms: float = FLOOR_MS) -> Pace
     given = list(votes)
     if not given:
         return Pace(None, None, UNKNOWN)
-    if any(ms < 0 or words < 0 for ms, words in given):
+    ms, words = np.array(given, dtype=np.float64).T
+    if (ms < 0).any() or (words < 0).any():
         raise Invalid("Times and numbers of words are 0 or more.", field="active_ms")
-    speeds = [words / ms * 1000 for ms, words in given if ms > 0]
-    hurried = wilson(sum(ms < floor_ms * words / 10 for ms, words in given), len(given))
-    return Pace(float(np.median([ms for ms, _ in given])), float(np.median(speeds)) if speeds else None, hurried)
+    speeds = words[ms > 0] / ms[ms > 0] * 1000
+    hurried = wilson(int((ms < floor_ms * words / 10).sum()), len(given))
+    return Pace(float(np.median(ms)), float(np.median(speeds)) if len(speeds) else None, hurried)
 
 
 def gold_accuracy(right: int, n: int, bar: float = GOLD_BAR, least: int = LEAST_GOLD) -> Gold:

@@ -6,21 +6,22 @@ import random
 import time
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import BindParameter, ColumnElement, Double, Select, Update, bindparam, case, func, insert, select, tuple_, update
+from sqlalchemy import Update, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm import Session
 
 from app.accounts.schemas import Principal
 from app.database import now
-from app.errors import Conflict, Forbidden
-from app.feedback import answers, slots
+from app.errors import Conflict, Forbidden, NotFound
+from app.feedback import answers, projects, raters, slots, statements
 from app.feedback.projects import count
 from app.feedback.schemas import Shown, Task
-from app.feedback.slots import OWN, STARTED, WAITING
-from app.feedback.tables import Event, Item, Project, Rater, Rating, Response, Slot
+from app.feedback.slots import OWN
+from app.feedback.tables import Event, Item, Project, Rater, Rating, Slot
+
+Some = TypeVar("Some", bound=answers.Placed)
 
 SOFT_SECONDS = 120
 """Lease of an item that is fetched ahead: one that is never looked at is soon free for others."""
@@ -29,9 +30,43 @@ WINDOW = 200
 """How many started items a claim looks at before it starts a new one: somebody who rates alone has rated all of them."""
 REPEAT_DISTANCE = 20
 TRIES = 5
+RATING_ROLES = ("admin", "engineer", "rater")
+
+
+class Held(NamedTuple):
+    """A slot that a rater has."""
+
+    item_id: str
+    k: int
+    round: int
+    order_key: float
+    lease_until: float
+    shows: Sequence[Any] = ()
+    """What `statements.looking` gives of the item, where that came along."""
 
 
 # --- who rates ------------------------------------------------------------------------------------------------------------
+
+
+def enter(session: Session, who: Principal, project_id: str, *, voting: bool = False) -> tuple[Project, Rater]:
+    """A project and the caller as its rater, whose row is locked; who may rate joins by coming.
+
+    Args:
+        voting: somebody who was paused may still hand in what was under way.
+
+    Raises:
+        NotFound: there is no such project in the workspace.
+        Forbidden: a viewer, or somebody who was paused or taken out.
+    """
+    raters.refuse_elsewhere(who, project_id)
+    mine = {"of_project": project_id, "of_workspace": who.workspace_id, "of_user": raters.key_of(who)}
+    found = session.execute(statements.entering(), mine).first() if who.role in RATING_ROLES else None
+    if found is None:
+        project = projects.get(session, who.workspace_id, project_id)
+        return project, rater_for(session, project, who, voting=voting)
+    project, rater = found
+    session.info["feedback rater"] = ("rater", rater.id, session.get_transaction())
+    return project, _let_in(rater, voting)
 
 
 def rater_for(session: Session, project: Project, who: Principal, *, voting: bool = False) -> Rater:
@@ -43,20 +78,25 @@ def rater_for(session: Session, project: Project, who: Principal, *, voting: boo
     Raises:
         Forbidden: a viewer, or somebody who was paused or taken out.
     """
-    if who.role not in ("admin", "engineer", "rater"):
+    if who.role not in RATING_ROLES:
         raise Forbidden("A viewer may look at everything and rate nothing. Ask an admin for the role rater.")
-    mine = select(Rater).where(Rater.project_id == project.id, Rater.who == f"user:{who.user_id}")
+    raters.refuse_elsewhere(who, project.id)
+    mine = select(Rater).where(Rater.project_id == project.id, Rater.who == raters.key_of(who))
     rater = session.scalars(mine).first()
     if rater is None:
         status = "practice" if project.practice > 0 and _of_role(session, project, "practice") else "active"
         try:
             with session.begin_nested():  # two tabs may come at the same moment
-                rater = Rater(project_id=project.id, who=f"user:{who.user_id}", name=who.user_name, status=status)
+                rater = Rater(project_id=project.id, who=raters.key_of(who), name=raters.name_of(who), status=status)
                 session.add(rater)
                 session.flush()
             count(session, project)
         except IntegrityError:
             rater = session.scalars(mine).one()
+    return _let_in(rater, voting)
+
+
+def _let_in(rater: Rater, voting: bool) -> Rater:
     if rater.status == "removed" or (rater.status == "paused" and not voting):
         done = "taken out of" if rater.status == "removed" else "paused in"
         why = f" {rater.reason}" if rater.reason else ""
@@ -94,42 +134,44 @@ def claim(session: Session, project: Project, rater: Rater, *, ahead: int = 0) -
         return None
     ahead = max(0, min(ahead, MOST_AHEAD))
     seconds = SOFT_SECONDS if ahead else project.lease_seconds
-    held = _live(session, project, rater)
+    session.flush()
+    there = session.connection().execute(statements.holding(), {"for_rater": rater.id}).all()
+    held = [Held(*row[:5]) for row in there if row.runs]
     if len(held) > ahead:
-        slot = held[ahead]
-        _renew(session, slot, seconds)
+        slot: Held | None = _renewed(session, rater, held[ahead], seconds)
     else:
-        found = _fresh(session, project, rater, seconds, len(held))
-        if found is None:
-            return None
-        slot = found
+        slot = _take(session, project, rater, seconds, statements.retaking()) if len(there) > len(held) else None
+        slot = slot or _fresh(session, project, rater, seconds, len(held))
+    if slot is None:
+        return None
     if rater.seen_at is None or rater.seen_at < time.time() - 30:
         rater.seen_at = time.time()
-    session.flush()
-    return task(session, project, rater, slot)
+        session.flush()
+    return task(session, rater, slot)
 
 
-def task(session: Session, project: Project, rater: Rater, slot: Slot, *, undone: Event | None = None) -> Task:
+def task(session: Session, rater: Rater, slot: Held, *, undone: Event | None = None) -> Task:
     """What the rater is shown of a slot, with the own earlier vote if that was undone."""
-    item = session.get_one(Item, slot.item_id)
-    there = select(Response).where(Response.item_id == item.id).order_by(Response.place)
-    order = shown(rater.id, item.id, slot.round, list(session.scalars(there)))
+    rows = slot.shows or session.connection().execute(statements.looking(), {"at_item": slot.item_id}).all()
+    if not rows:
+        raise NotFound("There is no such item in this project any more.")
+    order = shown(rater.id, slot.item_id, slot.round, rows)
     # A place in the queue below zero is what `undo` gives: only then there may be an earlier vote.
     if undone is None and slot.order_key < 0:
-        events = select(Event).where(Event.item_id == item.id, Event.rater_id == rater.id, Event.k == slot.k, Event.kind == "rate")
+        events = select(Event).where(Event.item_id == slot.item_id, Event.rater_id == rater.id, Event.k == slot.k, Event.kind == "rate")
         undone = session.scalars(events.order_by(Event.id.desc()).limit(1)).first()
     return Task(
         slot=slots.name_of(slot.item_id, slot.k),
-        item_id=item.id,
-        prompt=item.prompt,
+        item_id=slot.item_id,
+        prompt=rows[0].prompt,
         responses=[Shown(response.id, response.text) for response in order],
         lease_until=slot.lease_until or 0.0,
         earlier=answers.as_given(undone.answer, order) if undone is not None and undone.kind == "rate" else None,
-        practice=item.role == "practice",
+        practice=rows[0].role == "practice",
     )
 
 
-def shown(rater_id: str, item_id: str, round: int, responses: Sequence[Response]) -> list[Response]:
+def shown(rater_id: str, item_id: str, round: int, responses: Sequence[Some]) -> list[Some]:
     """Responses in the order this rater sees them: drawn for rater and item, the same at every look, turned round in a repeat."""
     order = [response for response in responses if response.finish != "edited"]
     order.sort(key=lambda response: response.place)
@@ -137,58 +179,25 @@ def shown(rater_id: str, item_id: str, round: int, responses: Sequence[Response]
     return order[::-1] if round % 2 else order
 
 
-def _live(session: Session, project: Project, rater: Rater) -> list[Slot]:
-    """Slots the rater holds, in the order they were claimed in; what was re-opened by undo comes first."""
-    held = select(Slot).where(Slot.rater_id == rater.id, Slot.lease_until >= now(), Slot.done_at.is_(None), Slot.project_id == project.id)
-    return list(session.scalars(held.order_by(Slot.order_key).execution_options(populate_existing=True)))
+def _renewed(session: Session, rater: Rater, slot: Held, seconds: float) -> Held:
+    """The slot with a lease of at least so long, unless somebody holds its row at this moment."""
+    at = {"at_item": slot.item_id, "at_k": slot.k, "for_rater": rater.id, "lease_for": float(seconds)}
+    until = session.connection().execute(statements.renewing(), at).scalar()
+    return slot if until is None else slot._replace(lease_until=until)
 
 
-def _renew(session: Session, slot: Slot, seconds: float) -> None:
-    """Lengthen a lease, unless somebody holds the row at this moment: who waits here could be waited for by them."""
-    row = select(Slot.k).where(Slot.item_id == slot.item_id, Slot.k == slot.k, Slot.rater_id == slot.rater_id, Slot.done_at.is_(None))
-    if session.execute(row.with_for_update(skip_locked=True)).first() is None:
-        return
-    changed = update(Slot).where(Slot.item_id == slot.item_id, Slot.k == slot.k, Slot.lease_until < now() + seconds)
-    until = session.execute(
-        changed.values(lease_until=now() + seconds).returning(Slot.lease_until).execution_options(synchronize_session=False)
-    ).scalar()
-    if until is not None:
-        set_committed_value(slot, "lease_until", until)
+def _take(session: Session, project: Project, rater: Rater, seconds: float, taking: Update) -> Held | None:
+    mine = {"for_rater": rater.id, "of_project": project.id, "lease_for": float(seconds)}
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        rows = connection.execute(statements.taking_and_looking(taking), mine).all()
+        return Held._make((*rows[0][:5], rows)) if rows else None
+    found = connection.execute(taking, mine).first()
+    return Held(*found) if found is not None else None
 
 
-def _taking(which: Select[str, int]) -> Update:
-    """A statement that leases the first slot of a query that nobody else is taking at this moment; the time is its new place."""
-    first = which.limit(1).with_for_update(skip_locked=True, of=Slot).scalar_subquery()
-    taken = update(Slot).where(tuple_(Slot.item_id, Slot.k) == first)
-    until: Any = now() + bindparam("lease_for", type_=Double())
-    values = {
-        "rater_id": bindparam("for_rater"),
-        "lease_until": until,
-        "rank": case((Slot.rank == OWN, OWN), else_=STARTED),
-        "order_key": now(),
-    }
-    return taken.values(values).returning(Slot).execution_options(synchronize_session=False, populate_existing=True)
-
-
-def _take(session: Session, project: Project, rater: Rater, seconds: float, taking: Update) -> Slot | None:
-    found = session.scalars(taking, {"for_rater": rater.id, "of_project": project.id, "lease_for": float(seconds)})
-    return cast("Slot | None", found.first())
-
-
-@cache
-def _ran_out() -> Update:
-    """A statement that takes an own slot whose lease ran out and that nobody else took."""
-    mine = (Slot.rater_id == bindparam("for_rater")) & (Slot.project_id == bindparam("of_project"))
-    return _taking(
-        select(Slot.item_id, Slot.k).where(mine, Slot.lease_until < now(), Slot.done_at.is_(None), _item_is_open()).order_by(Slot.order_key)
-    )
-
-
-def _fresh(session: Session, project: Project, rater: Rater, seconds: float, held: int) -> Slot | None:
-    """A slot the rater did not hold: an own one whose lease ran out, or one of practice, gold, a repeat, or the queue."""
-    slot = _take(session, project, rater, seconds, _ran_out())
-    if slot is not None:
-        return slot
+def _fresh(session: Session, project: Project, rater: Rater, seconds: float, held: int) -> Held | None:
+    """A slot the rater did not hold: one of practice, gold, a repeat, or the queue."""
     if rater.status == "practice":
         item_id = _unseen(session, project, rater, "practice") if rater.practised + held < project.practice else None
         if item_id is not None:
@@ -196,6 +205,7 @@ def _fresh(session: Session, project: Project, rater: Rater, seconds: float, hel
         if held:  # the last practice items are still being judged
             return None
         rater.status = "active"
+        session.flush()
     drawn = random.Random(f"{project.seed}/{rater.id}/{rater.done + held}").random()
     if drawn < project.gold_rate:
         item_id = _unseen(session, project, rater, "gold")
@@ -205,70 +215,28 @@ def _fresh(session: Session, project: Project, rater: Rater, seconds: float, hel
         item_id = _to_repeat(session, project, rater)
         if item_id is not None:
             return _own(session, project, rater, item_id, seconds, round=1)
-    return _from_queue(session, project, rater, seconds)
+    return _take(session, project, rater, seconds, _queue())
 
 
 @cache
-def _queue() -> tuple[Update, ...]:
-    """Statements that take a slot of the queue, in the order they are tried in: finish what was begun, begin, then whatever is left.
-
-    They are built once; building them anew would take longer than they do.
-    """
-    rater: BindParameter[str] = bindparam("for_rater")
-    project: BindParameter[str] = bindparam("of_project")
-    other, theirs, near = aliased(Slot), aliased(Rating), aliased(Slot)
-    # Looked up row by row: as a join, all that the rater ever did would be read for each claim.
-    held = select(other.k).where(other.item_id == Slot.item_id, other.rater_id == rater).limit(1).scalar_subquery()
-    said = select(theirs.round).where(theirs.item_id == Slot.item_id, theirs.rater_id == rater).limit(1).scalar_subquery()
-    free = (
-        select(Slot.item_id, Slot.k)
-        .where(Slot.project_id == project, Slot.done_at.is_(None), slots.is_free(), held.is_(None), said.is_(None), _item_is_open())
-        .order_by(Slot.order_key)
-    )
-    edge = (
-        select(near.order_key)
-        .where(near.project_id == project, near.done_at.is_(None), near.rank == STARTED)
-        .order_by(near.order_key)
-        .offset(WINDOW)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return tuple(
-        _taking(which)
-        for which in (
-            free.where(Slot.rank == STARTED, Slot.order_key <= func.coalesce(edge, 1e18)),
-            free.where(Slot.rank == WAITING),
-            free.where(Slot.rank == STARTED),
-        )
-    )
-
-
-def _from_queue(session: Session, project: Project, rater: Rater, seconds: float) -> Slot | None:
-    for taking in _queue():
-        slot = _take(session, project, rater, seconds, taking)
-        if slot is not None:
-            return slot
-    return None
-
-
-def _item_is_open() -> ColumnElement[bool]:
-    return select(Item.status).where(Item.id == Slot.item_id).limit(1).scalar_subquery() == "open"
+def _queue() -> Update:
+    return statements.queueing(WINDOW)
 
 
 # --- items of one rater alone ---------------------------------------------------------------------------------------------
 
-_marked: dict[tuple[str, str], tuple[str, list[str]]] = {}
-"""(project, role) -> newest item of the project, and the ids of its items of that role. There is no index for these few."""
+_marked: dict[tuple[str, str], tuple[int, list[str]]] = {}
+"""(project, role) -> its `roles`, and the ids of its items of that role. There is no index for these few."""
 
 
 def _of_role(session: Session, project: Project, role: str) -> list[str]:
-    newest = session.scalar(select(func.max(Item.id)).where(Item.project_id == project.id)) or ""
     known = _marked.get((project.id, role))
-    if known is None or known[0] != newest:
-        found = select(Item.id).where(Item.project_id == project.id, Item.role == role, Item.status == "open").order_by(Item.id)
+    if known is None or known[0] != project.roles:
+        found = select(Item.id).where(Item.project_id == project.id, Item.role == role, Item.status == "open")
+        found = found.order_by(Item.created_at, Item.id)
         if len(_marked) > 500:
             _marked.clear()
-        known = _marked[project.id, role] = (newest, list(session.scalars(found)))
+        known = _marked[project.id, role] = (project.roles, list(session.scalars(found)))
     return known[1]
 
 
@@ -301,11 +269,14 @@ def _to_repeat(session: Session, project: Project, rater: Rater) -> str | None:
     return None
 
 
-def _own(session: Session, project: Project, rater: Rater, item_id: str, seconds: float, round: int = 0) -> Slot:
+def _own(session: Session, project: Project, rater: Rater, item_id: str, seconds: float, round: int = 0) -> Held:
     """A slot made for this rater alone."""
-    made = {"item_id": item_id, "k": slots.fresh_number(), "project_id": project.id, "round": round, "rank": OWN, "rater_id": rater.id}
+    k = slots.fresh_number()
+    made = {"item_id": item_id, "k": k, "project_id": project.id, "round": round, "rank": OWN, "rater_id": rater.id}
     moment: dict[str, Any] = {"order_key": now(), "lease_until": now() + seconds}
-    return session.scalars(insert(Slot).values(**made, **moment).returning(Slot)).one()
+    there = statements.SLOT
+    returned = insert(Slot.__table__).values(**made, **moment).returning(there.order_key, there.lease_until)  # type: ignore[arg-type]
+    return Held(item_id, k, round, *session.connection().execute(returned).one())
 
 
 # --- keeping and giving back ----------------------------------------------------------------------------------------------

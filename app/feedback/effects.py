@@ -1,38 +1,64 @@
-"""What a rater's request does to rows: where it lands, filling and freeing slots, what holds now, counters. Decides nothing."""
+"""What a rater's request does to rows: where it lands, filling and freeing slots, what holds now, counters. Decides nothing.
+
+The usual vote is one statement that finds its place and one for all that it changes; what is rarer goes by objects.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.database import new_id, now
 from app.errors import BadRequest, Conflict, Forbidden, NotFound
-from app.feedback import answers, claims, filters, slots
+from app.feedback import answers, claims, filters, slots, statements
 from app.feedback.projects import count, lock
-from app.feedback.slots import OWN, STARTED, WAITING
+from app.feedback.slots import OWN, STARTED
 from app.feedback.tables import Event, Item, Project, Rater, Rating, Response, Slot
 
 _HELD = ("preference", "quality", "score", "ranking", "labels", "comment")
 """What of an answer is in the columns of a rating."""
 
 
+class Asked(NamedTuple):
+    """An item, as far as a vote on it goes."""
+
+    id: str
+    role: str
+    gold: dict[str, Any] | None
+    status: str
+    overlap: int
+
+
+class Answered(NamedTuple):
+    """A response without its text."""
+
+    id: str
+    place: int
+    source: str
+    finish: str | None
+
+
 @dataclass
 class Place:
     """Where a rater's request lands."""
 
-    item: Item
+    item: Asked
     k: int
     round: int
-    slot: Slot | None
-    """The rater's own slot, or one that can be filled; None: what is said is an extra."""
-    order: list[Response]
+    slot: int | None
+    """Number of the rater's own slot, or of one that can be filled; None: what is said is an extra."""
+    order: Sequence[answers.Placed]
     """As the rater saw them."""
     rating: Rating | None
     """What the rater said of it before, and holds now."""
+    known: Event | None = None
+    """What was done with the same key already; then nothing is to be done."""
 
     @property
     def is_wanted(self) -> bool:
@@ -40,46 +66,53 @@ class Place:
         return self.item.role == "normal" and self.round == 0
 
 
-def place_of(session: Session, project: Project, rater: Rater, slot: str, *, filling: bool) -> Place:
-    """Where a request on a slot lands; its row is locked.
+def place_of(session: Session, project: Project, rater: Rater, slot: str, key: str, kind: str, *, filling: bool) -> Place:
+    """Where a request on a slot lands; the row of the slot is locked, and the rater has to be.
 
     Raises:
         NotFound: there is no such item (any more).
         Forbidden: the rater is paused, and the item is not theirs.
+        BadRequest, Conflict: as `known_event` says.
     """
     item_id, k = slots.parts_of(slot)
-    item = session.scalars(select(Item).where(Item.id == item_id, Item.project_id == project.id)).first()
-    if item is None:
+    _check(key)
+    session.flush()
+    at = {"of_item": item_id, "of_k": k, "of_rater": rater.id, "of_project": project.id, "of_key": key}
+    rows = session.connection().execute(statements.placing(), at).all()
+    if not rows:
         raise NotFound("There is no such item in this project any more.")
-    one = select(Slot).where(Slot.item_id == item_id, Slot.k == k).with_for_update()
-    named = session.scalars(one.execution_options(populate_existing=True)).first()
-    round_ = named.round if named is not None else 0
-    rating = session.get(Rating, (item_id, rater.id, round_), populate_existing=True)
-    mine: Slot | None = named if named is not None and named.rater_id == rater.id else None
+    item, first = Asked(*rows[0][:5]), rows[0]
+    round_ = first.round or 0
+    order = claims.shown(rater.id, item_id, round_, [Answered(*row[10:]) for row in rows])
+    if first.known is not None:
+        return Place(item, k, round_, None, order, None, known_event(session, rater, key, kind, slot))
+    rating = session.get_one(Rating, (item_id, rater.id, round_), populate_existing=True) if first.said is not None else None
+    mine = first.named if first.named is not None and first.holder == rater.id else None
     if mine is None and rating is None and rater.status == "paused":
         raise Forbidden("You are paused in this project, and this item is not yours any more.", code="paused")
     if mine is None and filling and (rating is None or rating.kind in ("skip", "flag")):
-        mine = other_slot(session, rater, item, named)
-    there = select(Response).where(Response.item_id == item_id).order_by(Response.place)
-    order = claims.shown(rater.id, item_id, round_, list(session.scalars(there)))
+        mine = other_slot(session, rater, item, first.named)
     return Place(item, k, round_, mine, order, rating)
 
 
-def other_slot(session: Session, rater: Rater, item: Item, named: Slot | None) -> Slot | None:
+def slot_of(session: Session, item_id: str, k: int | None) -> Slot | None:
+    """A slot as it is now."""
+    return None if k is None else session.get(Slot, (item_id, k), populate_existing=True)
+
+
+def other_slot(session: Session, rater: Rater, item: Asked, named: int | None) -> int | None:
     """A slot for a vote that comes late: one the rater holds on the same item, the one named when it is free, or any free one."""
-    query = select(Slot).where(Slot.item_id == item.id, Slot.done_at.is_(None), Slot.round == 0)
-    own = session.scalars(query.where(Slot.rater_id == rater.id).with_for_update(skip_locked=True)).first()
+    query = select(Slot.k).where(Slot.item_id == item.id, Slot.done_at.is_(None), Slot.round == 0)
+    own = session.scalars(query.where(Slot.rater_id == rater.id).limit(1).with_for_update(skip_locked=True)).first()
     if own is not None or item.role != "normal" or item.status != "open":
         return own
-    first = Slot.k != (named.k if named is not None else -1)
+    first = Slot.k != (-1 if named is None else named)
     return session.scalars(query.where(slots.is_free()).order_by(first, Slot.k).limit(1).with_for_update(skip_locked=True)).first()
 
 
-def log(
-    session: Session, project: Project, rater: Rater, place: Place, kind: str, key: str, answer: dict[str, Any], *, order: bool = True
-) -> Event:
-    """Add to the log what the rater did."""
-    event = Event(
+def event_of(project: Project, rater: Rater, place: Place, kind: str, key: str, answer: dict[str, Any], *, order: bool = True) -> Event:
+    """What the rater did, as a row that is not in the log yet."""
+    return Event(
         id=new_id("evt"),
         project_id=project.id,
         item_id=place.item.id,
@@ -89,42 +122,62 @@ def log(
         kind=kind,
         answer=answer,
         order=[response.id for response in place.order] if order else [],
+        active_ms=None,
+        wall_ms=None,
+        ui={},
         guideline_version=project.guideline_version,
         is_extra=False,
         at=time.time(),
     )
+
+
+def log(
+    session: Session, project: Project, rater: Rater, place: Place, kind: str, key: str, answer: dict[str, Any], *, order: bool = True
+) -> Event:
+    """Add to the log what the rater did."""
+    event = event_of(project, rater, place, kind, key, answer, order=order)
     session.add(event)
     return event
 
 
 def fill(session: Session, project: Project, rater: Rater, place: Place, event: Event) -> None:
-    """Store a vote that is the first of this rater on the item, and fill the slot if there is one."""
-    hold(session, project, rater, place, event, None)
+    """Log and store a vote that is the first of this rater on the item, and fill the slot if there is one."""
+    gold = right = 0
+    done, practised, status = rater.done, rater.practised, rater.status
     if place.item.role == "practice":
-        rater.practised += 1
-        if rater.status == "practice" and rater.practised >= project.practice:
-            rater.status = "active"
+        practised += 1
+        status = "active" if status == "practice" and practised >= project.practice else status
     else:
-        rater.done += 1
-        count_gold(project, rater, place, event.answer, 1)
-    slot = place.slot
-    if slot is None:
+        done += 1
+        gold, right = _gold(project, place, event.answer)
+    if place.slot is not None:
+        event.k = place.slot
+    did: dict[str, Any] = {"done": done, "gold_seen": rater.gold_seen + gold, "gold_right": rater.gold_right + right}
+    day = int(event.at // 86_400)
+    did |= {"day": day, "done_before": rater.done_before if rater.day == day else rater.done}
+    did |= {"practised": practised, "status": status, "seen_at": event.at}
+    held = {"item_id": place.item.id, "rater_id": rater.id, "round": place.round, "project_id": project.id}
+    held |= _holds(project, place, event)
+    values: dict[str, Any] = {"at_item": place.item.id, "at_k": place.slot, "at_rater": rater.id}
+    values |= {f"event_{name}": getattr(event, name) for name in statements.EVENT_COLUMNS}
+    values |= {f"rating_{name}": held[name] for name in statements.RATING_COLUMNS}
+    values |= {f"did_{name}": value for name, value in did.items()}
+    fills = place.slot is not None
+    statements.together(session, statements.voting(fills, place.is_wanted and place.item.overlap > 1), values)
+    for name, value in did.items():
+        set_committed_value(rater, name, value)
+    if fills:
+        count(session, project, done=1 if place.is_wanted else 0)
+    else:
         count(session, project, extras=1)
-        return
-    event.k = slot.k
-    slot.rater_id, slot.done_at, slot.lease_until = rater.id, now(), None
-    session.flush()
-    if place.is_wanted and place.item.overlap > 1:
-        _start(session, place.item.id)
-    count(session, project, done=1 if place.is_wanted else 0)
 
 
-def _start(session: Session, item_id: str) -> None:
-    """Have the item finished before others are begun. Slots that are being taken at this moment are left alone: it is only an order."""
-    waiting = select(Slot.k).where(Slot.item_id == item_id, Slot.done_at.is_(None), Slot.rank == WAITING).with_for_update(skip_locked=True)
-    session.execute(
-        update(Slot).where(Slot.item_id == item_id, Slot.k.in_(waiting)).values(rank=STARTED).execution_options(synchronize_session=False)
-    )
+def _holds(project: Project, place: Place, event: Event) -> dict[str, Any]:
+    """What a rating says that was made of an event."""
+    held = {name: event.answer.get(name, {} if name == "labels" else "" if name == "comment" else None) for name in _HELD}
+    left = place.order[0].place if project.kind == "pair" and place.order else None
+    more = {"event_id": event.id, "kind": event.kind, "is_extra": event.is_extra, "active_ms": event.active_ms, "at": event.at}
+    return {**held, **more, "left": left}
 
 
 def hold(session: Session, project: Project, rater: Rater, place: Place, event: Event, rating: Rating | None) -> None:
@@ -132,16 +185,13 @@ def hold(session: Session, project: Project, rater: Rater, place: Place, event: 
     if rating is None:
         rating = Rating(item_id=place.item.id, rater_id=rater.id, round=place.round, project_id=project.id)
         session.add(rating)
-    rating.event_id, rating.kind, rating.is_extra, rating.active_ms = event.id, event.kind, event.is_extra, event.active_ms
-    for name in _HELD:
-        setattr(rating, name, event.answer.get(name, {} if name == "labels" else "" if name == "comment" else None))
-    rating.left = place.order[0].place if project.kind == "pair" and place.order else None
-    rating.at = event.at
+    for name, value in _holds(project, place, event).items():
+        setattr(rating, name, value)
 
 
 def free(session: Session, place: Place) -> None:
     """Give the slot to others; one that was for this rater alone is over."""
-    slot = place.slot
+    slot = slot_of(session, place.item.id, place.slot)
     if slot is None:
         return
     if slot.rank == OWN and not (place.is_wanted and place.item.status == "open"):
@@ -154,9 +204,18 @@ def free(session: Session, place: Place) -> None:
 
 def count_gold(project: Project, rater: Rater, place: Place, answer: dict[str, Any], sign: int) -> None:
     """Count an answer to an item whose right answer is known, or with -1 take it back."""
-    if place.item.role == "gold" and place.item.gold:
-        rater.gold_seen += sign
-        rater.gold_right += sign * answers.is_right(project, place.item.gold, answer, place.order)
+    gold, right = _gold(project, place, answer)
+    rater.gold_seen += sign * gold
+    rater.gold_right += sign * right
+
+
+def _gold(project: Project, place: Place, answer: dict[str, Any]) -> tuple[int, int]:
+    """1 for an item whose right answer is known, and 1 if this one agrees with it."""
+    if place.item.role != "gold" or not place.item.gold:
+        return 0, 0
+    if place.rating is not None and not answers.is_test(place.item.gold, place.rating.at):
+        return 0, 0  # said before the item became gold
+    return 1, int(answers.is_right(project, place.item.gold, answer, place.order))
 
 
 def add_better(session: Session, rater: Rater, place: Place, event: Event) -> None:
@@ -187,9 +246,9 @@ def stored(session: Session, rating: Rating) -> dict[str, Any]:
 def withdraw(session: Session, project: Project, rater: Rater, place: Place, rating: Rating) -> None:
     """Have the rater have said nothing of an item; its slot, where it had filled one, is open again and still theirs."""
     event = session.get(Event, rating.event_id)
-    slot = session.get(Slot, (place.item.id, event.k)) if event is not None else None
+    slot = slot_of(session, place.item.id, event.k) if event is not None else None
     if slot is not None and slot.rater_id == rater.id and slot.done_at is not None:
-        slot.done_at, place.slot = None, slot
+        slot.done_at, place.slot = None, slot.k
     more: dict[str, int] = {}
     if rating.kind == "rate":
         if rating.is_extra:
@@ -205,7 +264,8 @@ def withdraw(session: Session, project: Project, rater: Rater, place: Place, rat
     if rating.kind == "flag" and place.item.status == "flagged" and not _others_flag(session, place.item.id):
         project = lock(session, project)
         there = sum(each.round == 0 for each in session.scalars(select(Slot).where(Slot.item_id == place.item.id)))
-        place.item.status, place.item.reason = "open", None
+        item = session.get_one(Item, place.item.id, populate_existing=True)
+        item.status, item.reason = "open", None
         session.flush()
         slots.fit(session, project, place.item.id)
         again = select(func.count()).select_from(Slot).where(Slot.item_id == place.item.id, Slot.round == 0)
@@ -224,12 +284,16 @@ def known_event(session: Session, rater: Rater, key: str, kind: str, slot: str) 
         BadRequest: the key is empty or too long.
         Conflict: it was used for something else.
     """
-    if not 1 <= len(key) <= 255:
-        raise BadRequest("An Idempotency-Key has 1 to 255 characters; a random UUID is a good one.")
+    _check(key)
     event = session.scalars(select(Event).where(Event.rater_id == rater.id, Event.key == key)).first()
     if event is not None and (event.kind != kind or (slot and event.item_id != slots.parts_of(slot)[0])):
         raise Conflict("This Idempotency-Key was used for something else already. Make a new one for each vote.", code="key")
     return event
+
+
+def _check(key: str) -> None:
+    if not 1 <= len(key) <= 255:
+        raise BadRequest("An Idempotency-Key has 1 to 255 characters; a random UUID is a good one.")
 
 
 def recent(session: Session, rater: Rater, limit: int = 400) -> list[Event]:

@@ -101,7 +101,10 @@ SPECS = (
     Spec("careful", "Careful mode", "A key only selects, and Enter commits.", switch=True),
     Spec("reveals", "Name the models after the vote", "Off: nobody learns where an answer came from.", switch=True),
     Spec(
-        "active_choice", "Least certain pairs first", "Fewer ratings until a ranking holds, at the price of an uneven sample.", switch=True
+        "active_choice",
+        "Most uncertain first",
+        "Items whose models the votes so far tell apart least: fewer ratings until a ranking holds, at the price of an uneven sample.",
+        switch=True,
     ),
 )
 _INTEGERS = ("overlap", "practice", "gate_items", "lease_seconds")
@@ -144,7 +147,7 @@ class Draft:
         return [self._field(spec, errors.get(spec.name)) for spec in SPECS if spec.part == part and self._shows(spec)]
 
     def _shows(self, spec: Spec) -> bool:
-        return spec.name != "active_choice" or self.kind == "pair"
+        return spec.name != "active_choice" or self.kind != "single"
 
     def _field(self, spec: Spec, error: str | None) -> Field:
         default, value = DEFAULTS[spec.name], self[spec.name]

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import storage
 from app.datasets import service as datasets
+from app.datasets.imports import add_version
 from app.datasets.schemas import clean_file_name, clean_name
 from app.datasets.tables import Dataset
 from app.datasets.uploads import Received
-from app.errors import Conflict
 from app.feedback.pool import Pool
 from app.feedback.rules import FORMS
 from app.webhooks import service as webhooks
@@ -116,20 +114,7 @@ def add(
         "lineage": {**lineage, "file": clean_file_name(file), "form": FORMS[rules.shape], "unit": "line"},
         "created_by": user_id,
     }
-    dataset = _next_version(session, workspace_id, clean_name(name), written.received.dataset_id, values)
+    dataset = add_version(session, workspace_id, clean_name(name), id=written.received.dataset_id, **values)
     written.received.place()
     webhooks.dataset_ended(session, dataset)
     return dataset
-
-
-def _next_version(session: Session, workspace_id: str, name: str, dataset_id: str, values: dict[str, Any]) -> Dataset:
-    for _ in range(10):
-        last = session.scalar(select(func.max(Dataset.version)).where(Dataset.workspace_id == workspace_id, Dataset.name == name))
-        dataset = Dataset(id=dataset_id, workspace_id=workspace_id, name=name, version=(last or 0) + 1, **values)
-        try:
-            with session.begin_nested():
-                session.add(dataset)
-        except IntegrityError:
-            continue
-        return dataset
-    raise Conflict(f"Somebody else adds versions of “{name}” at this moment. Try again.")

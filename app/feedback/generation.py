@@ -9,14 +9,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import leases, queue, storage
+from app import storage
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, NotFound
-from app.feedback import projects
+from app.feedback import chunked_jobs, projects
 from app.feedback.schemas import Candidate
 from app.feedback.tables import Project
 from app.jobs import service as jobs
@@ -29,7 +29,6 @@ CHUNK = 32
 """Answers that each candidate gives before they are kept: what a worker that is killed loses at most."""
 MAX_CHARACTERS = 5_000_000
 """Of all typed prompts together; longer lists are a dataset."""
-_STARTING = {"done": 0, "total": None, "text": "Waiting for a worker"}
 PROJECT_GONE = "The project was deleted, so nothing is generated for it any more."
 
 
@@ -64,6 +63,7 @@ def start(
     *,
     dataset: str | None = None,
     prompt_texts: Sequence[str] | None = None,
+    prompts: Sequence[list[dict[str, str]]] | None = None,
     candidates: Sequence[Candidate],
     limit: int = 200,
     seed: int | None = None,
@@ -73,12 +73,13 @@ def start(
     """Queue the generation of items; the candidates are stored on the project.
 
     What becomes an item follows the kind of the project. Pair: two candidates answer each prompt; of more than two, `pairs` says whether
-    each prompt gets one pair (`one`: drawn, all pairs equally often) or `all`; a single candidate answers twice. Single: each answer of
-    each candidate. Rank: the answers of all candidates.
+    each prompt gets one pair (`one`: drawn, all pairs equally often; `first`: only pairs with the first candidate) or `all`; a single
+    candidate answers twice. Single: each answer of each candidate. Rank: the answers of all candidates.
 
     Args:
         dataset: id or name of the dataset whose prompts are answered; its shape does not matter.
         prompt_texts: prompts as typed, instead of a dataset.
+        prompts: conversations, instead of either.
         limit: how many different prompts, drawn with the seed, at most.
         seed: None: that of the project.
 
@@ -87,8 +88,8 @@ def start(
         Conflict: it is not ready, or a generation for this project is going on.
         Invalid: the candidates do not fit the kind of project, or there is no prompt.
     """
-    if pairs not in ("one", "all"):
-        raise Invalid("“pairs” is one (a drawn pair for each prompt) or all.", field="pairs")
+    if pairs not in ("one", "first", "all"):
+        raise Invalid("“pairs” is one (a drawn pair for each prompt), first (drawn, with the first candidate) or all.", field="pairs")
     if not 1 <= limit <= 100_000:
         raise Invalid("The limit is a number of prompts from 1 to 100,000.", field="limit")
     project = projects.lock(session, project)  # of two that press the button at once, the second sees the job of the first
@@ -96,7 +97,9 @@ def start(
         raise Conflict("Answers are being generated for this project already. Wait until that is done, or cancel it.")
     asked = [_candidate(session, project.workspace_id, number, each) for number, each in enumerate(candidates)]
     _fits(project.kind, asked)
-    source = _prompts(session, project.workspace_id, dataset, prompt_texts)
+    source: dict[str, Any] = {"dataset_id": None, "texts": list(prompts or ())}
+    if not prompts:
+        source = _prompts(session, project.workspace_id, dataset, prompt_texts)
     if source["dataset_id"]:
         project.prompts_dataset_id = source["dataset_id"]
     project.candidates = [*project.candidates, *(each for each in asked if each not in project.candidates)]
@@ -112,39 +115,51 @@ def start(
             "seed": project.seed if seed is None else seed,
             "project_kind": project.kind,
             "pairs": pairs,
-            "chunk": CHUNK if project.kind != "pair" or pairs == "all" else CHUNK * max(2, len(asked)) // 2,
+            "chunk": CHUNK if project.kind != "pair" or pairs != "one" else CHUNK * max(2, len(asked)) // 2,
         },
         created_by=created_by,
         lane="device",
     )
-    job.progress = dict(_STARTING)
+    job.progress = dict(chunked_jobs.STARTING)
     projects.count(session, project)
     session.flush()
-    _sweep(session, project.id, job.id)
+    chunked_jobs.sweep(session, folder_of(project.id), job.id)
     return job
 
 
-def _candidate(session: Session, workspace_id: str, number: int, asked: Candidate) -> dict[str, Any]:
-    checkpoint = (
-        session.scalars(select(Checkpoint).where(Checkpoint.workspace_id == workspace_id, Checkpoint.id == asked.checkpoint)).first()
-        or session.scalars(
-            select(Checkpoint)
-            .where(Checkpoint.workspace_id == workspace_id, Checkpoint.name == asked.checkpoint)
-            .order_by((Checkpoint.status == "ready").desc(), Checkpoint.id.desc())
-            .limit(1)
-        ).first()
-    )
-    field = f"candidates.{number}.checkpoint"
-    if checkpoint is None:
-        raise NotFound(
-            f"There is no checkpoint “{asked.checkpoint[:100]}”. Give its id or its name, as the list of models shows.", field=field
-        )
-    if checkpoint.kind not in ANSWERING:
-        raise Invalid(f"“{checkpoint.name}” is a {checkpoint.kind} checkpoint, which gives no answers. Take a language model.", field=field)
+def named(session: Session, workspace_id: str, asked: str, field: str) -> Checkpoint:
+    """A checkpoint by its id or its name; of several with one name the newest that is ready.
+
+    Raises:
+        NotFound: there is none.
+    """
+    there = select(Checkpoint).where(Checkpoint.workspace_id == workspace_id)
+    newest = (Checkpoint.status == "ready").desc(), Checkpoint.id.desc()
+    found = session.scalars(there.where(Checkpoint.id == asked)).first()
+    found = found or session.scalars(there.where(Checkpoint.name == asked).order_by(*newest).limit(1)).first()
+    if found is None:
+        raise NotFound(f"There is no checkpoint “{asked[:100]}”. Give its id or its name, as the list of models shows.", field=field)
+    return found
+
+
+def must_be_there(session: Session, checkpoint: Checkpoint, field: str) -> None:
+    """See that a checkpoint's files can be read.
+
+    Raises:
+        Conflict: they cannot, or not yet.
+    """
     try:
         checkpoints.training_paths(session, checkpoint)
     except Conflict as error:
         raise Conflict(error.message, field=field) from None
+
+
+def _candidate(session: Session, workspace_id: str, number: int, asked: Candidate) -> dict[str, Any]:
+    field = f"candidates.{number}.checkpoint"
+    checkpoint = named(session, workspace_id, asked.checkpoint, field)
+    if checkpoint.kind not in ANSWERING:
+        raise Invalid(f"“{checkpoint.name}” is a {checkpoint.kind} checkpoint, which gives no answers. Take a language model.", field=field)
+    must_be_there(session, checkpoint, field)
     try:
         sampling = Sampling.model_validate(asked.sampling)
     except ValidationError as error:
@@ -215,32 +230,20 @@ def _prompts(session: Session, workspace_id: str, dataset: str | None, texts: Se
 
 def active(session: Session, project: Project) -> Job | None:
     """The generation of a project that waits or goes on."""
-    return jobs.active_for(session, KIND, project.id)
-
-
-def latest(session: Session, project: Project) -> Job | None:
-    """The newest generation of a project, in whatever state."""
-    return session.scalars(select(Job).where(Job.kind == KIND, Job.subject_id == project.id).order_by(Job.id.desc()).limit(1)).first()
+    return chunked_jobs.active(session, KIND, project.id)
 
 
 def progress(session: Session, project: Project) -> dict[str, Any] | None:
     """How the newest generation stands: `{job, status, reason, done, total, text}`; None where there was none."""
-    job = latest(session, project)
-    if job is None:
-        return None
-    shown = job.progress or {}
-    return {"job": job.id, "status": job.status, "reason": job.reason, **{name: shown.get(name) for name in ("done", "total", "text")}}
+    return chunked_jobs.shown(chunked_jobs.latest(session, KIND, project.id))
 
 
 def cancel(session: Session, project: Project) -> bool:
     """Stop what is generated for a project; complete items stay. False when nothing was going on."""
-    job = _locked(session, active(session, project))
-    if job is None or job.status not in ("queued", "running"):
+    words = "Cancelled. Items that were complete stay; “Go on” generates the others."
+    if not chunked_jobs.cancel(session, active(session, project), words):
         return False
-    job.status, job.reason = "cancelled", "Cancelled. Items that were complete stay; “Go on” generates the others."
-    leases.free(job)  # the worker that holds it sees the lease gone and ends its child
     projects.count(session, project)
-    session.flush()
     return True
 
 
@@ -250,43 +253,21 @@ def go_on(session: Session, project: Project) -> Job:
     Raises:
         Conflict: there is none, or it is not over, or it was done.
     """
-    job = _locked(session, latest(session, project))
-    if job is None or job.status not in ("failed", "cancelled"):
+    job = chunked_jobs.again(session, chunked_jobs.latest(session, KIND, project.id))
+    if job is None:
         raise Conflict("There is no generation that was stopped, so there is nothing to go on with.")
-    job.status, job.reason, job.reason_code, job.failures, job.finished_at = "queued", None, None, 0, None
-    job.not_before = None
     projects.count(session, project)
-    session.flush()
-    queue.ring(session, job.lane)
     return job
 
 
 def forget(session: Session, project: Project) -> None:
     """The project is being deleted: stop its generation and, after the commit, remove the raw answers."""
-    job = _locked(session, active(session, project))
-    if job is not None:
-        job.status, job.reason = "cancelled", PROJECT_GONE
-        leases.free(job)
+    chunked_jobs.cancel(session, active(session, project), PROJECT_GONE)
     path = folder_of(project.id)
     session.flush()
     after_commit(session, lambda: storage.remove(path))
 
 
-def _locked(session: Session, job: Job | None) -> Job | None:
-    """The job as it is now, while no worker writes to it."""
-    if job is not None:
-        session.refresh(job, with_for_update=True)
-    return job
-
-
 def folder_of(project_id: str, job_id: str = "") -> str:
     """Where raw answers lie, below the storage root."""
     return f"feedback/{project_id}/{job_id}".rstrip("/")
-
-
-def _sweep(session: Session, project_id: str, kept: str) -> None:
-    """Remove, after the commit, what earlier generations of the project left behind."""
-    place = storage.path(folder_of(project_id))
-    stale = [folder_of(project_id, each.name) for each in place.iterdir() if each.name != kept] if place.is_dir() else []
-    for path in stale:
-        after_commit(session, lambda path=path: storage.remove(path))  # type: ignore[misc]  # bound now, not when it runs

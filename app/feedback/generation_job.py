@@ -17,7 +17,7 @@ from app.database import after_commit
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, NotFound, StudioError
-from app.feedback import items, projects
+from app.feedback import chunked_jobs, items, projects
 from app.feedback.generation import CHUNK, PROJECT_GONE, folder_of
 from app.feedback.schemas import ItemIn
 from app.feedback.tables import Project
@@ -76,9 +76,7 @@ def generate_progress(session: Session, job: Job, progress: dict[str, Any]) -> N
     else:
         if gone is not None:
             jobs.fail(session, job, CHECKPOINT_GONE.format(name=gone), "deleted")
-    state = job.result or {}
-    if (progress.get("done") or 0) > state.get("done", 0):
-        job.result, job.failures = {**state, "done": progress["done"]}, 0  # what went on does not count as a failure
+    chunked_jobs.went_on(job, progress)
     projects.count(session, project)
     session.flush()
 
@@ -125,15 +123,12 @@ def _there(session: Session, job: Job) -> set[str]:
 def _take(session: Session, project: Project, job: Job, there: set[str], most: int | None) -> None:
     """Add the items of finished chunks, in order. How many chunks were taken is written in the same transaction: none comes twice."""
     state = dict(job.result or {})
-    first = number = int(state.get("taken", 0))
+    number = int(state.get("taken", 0))
     folder = storage.path(folder_of(project.id, job.id)) / "items"
-    chunks: list[Path] = []
-    while (most is None or len(chunks) * CHUNK < most) and (file := folder / f"{number:06}.jsonl").is_file():
-        chunks.append(file)
-        number += 1
-    if number > first:
+    chunks = chunked_jobs.finished(folder, number, None if most is None else -(-most // CHUNK))
+    if chunks:
         items.add(session, project, _read(chunks, there))
-        job.result = {**state, "taken": number}
+        job.result = {**state, "taken": number + len(chunks)}
 
 
 def _read(chunks: list[Path], there: set[str]) -> Iterator[ItemIn]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import String, cast, func, insert, or_, select
+from sqlalchemy import String, cast, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from app import shapes
 from app.checkpoints.tables import Checkpoint
-from app.database import new_id
+from app.database import drawn_id, now
 from app.errors import Conflict, Invalid, NotFound
 from app.feedback import filters, slots
 from app.feedback.projects import count, lock, recount
@@ -51,12 +50,14 @@ def add(session: Session, project: Project, items: Iterable[ItemIn]) -> Added:
     added, found, number = Added(), Counter[str](), 0
     known: dict[str, tuple[str, str]] = {}
     stream = iter(items)
+    began = float(session.scalar(select(now())) or 0.0)
     while batch := list(islice(stream, BATCH)):
         rows: list[dict[str, Any]] = []
         answers: list[dict[str, Any]] = []
         wanted: list[dict[str, Any]] = []
         for item in batch:
             row = _row(project, item, f"items.{number}")
+            row["created_at"] = began + number * 1e-6  # their order, which their ids do not tell
             rows.append(row)
             answers.extend(_answers(session, project, row["id"], item.responses, known, f"items.{number}.responses"))
             if row["status"] == "filtered":
@@ -72,7 +73,8 @@ def add(session: Session, project: Project, items: Iterable[ItemIn]) -> Added:
         normal = [row for row in rows if row["role"] == "normal"]
         filtered = sum(row["status"] == "filtered" for row in rows)
         added.count += len(rows)
-        count(session, project, items=len(normal) - filtered, filtered=filtered, slots=len(wanted))
+        golden = int(len(normal) < len(rows))
+        count(session, project, items=len(normal) - filtered, filtered=filtered, slots=len(wanted), roles=golden)
     added.filtered = dict(found)
     return added
 
@@ -94,7 +96,7 @@ def _row(project: Project, item: ItemIn, place: str) -> dict[str, Any]:
     asked = "\n".join(message["content"] for message in prompt)
     reason = filters.reason_against(asked, item.responses) if role == "normal" else None
     return {
-        "id": new_id("itm"),
+        "id": drawn_id("itm"),
         "project_id": project.id,
         "prompt": prompt,
         "prompt_hash": prompt_hash(prompt),
@@ -111,16 +113,13 @@ def _row(project: Project, item: ItemIn, place: str) -> dict[str, Any]:
 def _answers(
     session: Session, project: Project, item_id: str, given: Sequence[ResponseIn], known: dict[str, tuple[str, str]], place: str
 ) -> Iterator[dict[str, Any]]:
-    ids = [new_id("rsp") for _ in given]
-    # Ids sort by when they were made: in order, they would tell a rater which response is the first in the data.
-    secrets.SystemRandom().shuffle(ids)
     for number, response in enumerate(given):
         checkpoint_id, name = None, ""
         if response.checkpoint:
             checkpoint_id, name = _checkpoint(session, project.workspace_id, response.checkpoint, known, f"{place}.{number}.checkpoint")
         text = clean(response.text)
         yield {
-            "id": ids[number],
+            "id": drawn_id("rsp"),
             "item_id": item_id,
             "place": number,
             "text": text,
@@ -210,6 +209,12 @@ def responses(session: Session, item_ids: Sequence[str]) -> dict[str, list[Respo
     return found
 
 
+def some(session: Session, project: Project, item_ids: Sequence[str]) -> list[Item]:
+    """Items of the project by their ids, in that order; those that are gone are left out."""
+    found = {item.id: item for item in session.scalars(select(Item).where(Item.project_id == project.id, Item.id.in_(item_ids)))}
+    return [found[item_id] for item_id in item_ids if item_id in found]
+
+
 def page(
     session: Session, project: Project, after: str | None = None, limit: int = 50, status: str | None = None, q: str | None = None
 ) -> list[Item]:
@@ -221,7 +226,8 @@ def page(
     """
     query = select(Item).where(Item.project_id == project.id)
     if after:
-        query = query.where(Item.id > after)
+        before = select(Item.created_at).where(Item.id == after, Item.project_id == project.id).scalar_subquery()
+        query = query.where(tuple_(Item.created_at, Item.id) > tuple_(before, after))
     if status in ("gold", "practice"):
         query = query.where(Item.role == status)
     elif status:
@@ -230,7 +236,7 @@ def page(
         text = q if session.get_bind().dialect.name == "postgresql" else json.dumps(q)[1:-1]
         pattern = text.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
         query = query.where(func.lower(cast(Item.prompt, String)).like(f"%{pattern}%", escape="!"))
-    return list(session.scalars(query.order_by(Item.id).limit(limit)))
+    return list(session.scalars(query.order_by(Item.created_at, Item.id).limit(limit)))
 
 
 # --- taking out and asking again ------------------------------------------------------------------------------------------

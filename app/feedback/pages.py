@@ -25,7 +25,7 @@ for _part in (
     pages_raters,
 ):  # before the pages of one project, whose address takes any name
     router.routes.extend(_part.router.routes)
-for _name in ("pages_rate", "pages_quality", "pages_train"):  # what raters see, what their votes say, and what is made of them
+for _name in ("pages_rate", "pages_quality", "pages_judges", "pages_train"):  # rating, what votes say, what is made of them
     if find_spec(f"app.feedback.{_name}"):
         router.routes.extend(import_module(f"app.feedback.{_name}").router.routes)
 
@@ -102,12 +102,7 @@ def steer_generation(request: Request, who: Writer, session: WriteSession, proje
 @router.post("/feedback/{project_id}/delete")
 def delete(request: Request, who: Writer, session: WriteSession, project_id: str) -> Response:
     """Delete a project with its items and votes; datasets that were made of it stay."""
-    project = service.get_project(session, who.workspace_id, project_id)
-    try:
-        generation.forget(session, project)
-        service.delete_project(session, project)
-    except Conflict as error:
-        return _show(request, who, session, project, error)
+    service.delete_project(session, service.get_project(session, who.workspace_id, project_id), by=who)
     return hx_redirect(request, "/feedback") if is_partial(request) else see_other("/feedback")
 
 

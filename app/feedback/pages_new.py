@@ -59,7 +59,12 @@ class Sent:
         if self.file is not None:
             return _decoded(io.TextIOWrapper(self.file.file, encoding="utf-8-sig"))
         text = self.fields.get("text", "")
-        return iter(text.splitlines(keepends=True)) if text.strip() else None
+        return lines_of(text) if text.strip() else None
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Lines as a file has them. `str.splitlines` would also end one at U+2028 and the like, which JSON may hold within a string."""
+    return iter(io.StringIO(text, newline=None))
 
 
 def _decoded(text: io.TextIOWrapper) -> Iterator[str]:
@@ -260,7 +265,7 @@ def look(
     cut: Annotated[str, Form(max_length=5)] = "",
 ) -> Response:
     """What the beginning of a file or of pasted text would be read as; keeps nothing."""
-    lines = head.splitlines(keepends=True)
+    lines = list(lines_of(head))
     if cut and len(lines) > 1:
         lines = lines[:-1]  # it ends in the middle of a line
     items: list[ItemIn] = []

@@ -13,15 +13,18 @@ from sqlalchemy.orm import Session
 from app import forms, methods
 from app.accounts.schemas import Principal
 from app.checkpoints import service as checkpoints
+from app.checkpoints.tables import Checkpoint
 from app.errors import Invalid, StudioError
 from app.feedback import form as projects_form
-from app.feedback import projects, sheets, snapshots
+from app.feedback import pages_answer, projects, snapshots, trained
 from app.feedback.rules import DROPPED, METHODS, VOTES_OUT, Rules, Sheet
-from app.feedback.tables import Project, Rater
-from app.forms import errors_of, posted_form
+from app.feedback.tables import Project, Rater, Snapshot
+from app.forms import errors_of, posted_form, typed
+from app.runs.graded import GRADES
 from app.web import Reader, ReadSession, Writer, database_of, hx_redirect, page, pages_router
 
 router = pages_router()
+router.routes.extend(pages_answer.router.routes)
 
 Posted = Annotated[dict[str, str], Depends(posted_form)]
 _OFFERED = 200
@@ -72,13 +75,16 @@ def freeze(request: Request, who: Writer, project_id: str, posted: Posted) -> Re
         prepared.discard()
     if go == "keep":
         return hx_redirect(request, f"/feedback/{project_id}/train#snapshots")
-    return hx_redirect(request, _new_run(snapshot.shape, snapshot.dataset_id or "", posted.get("checkpoint", "")[:200]))
+    return hx_redirect(request, _new_run(snapshot, posted.get("checkpoint", "")[:200]))
 
 
-def _new_run(shape: str, dataset_id: str, checkpoint_id: str) -> str:
-    """Address of a new run on a snapshot."""
-    method = METHODS[shape] if METHODS[shape] in methods.registry() else ""
-    named = {"method": method, "dataset": dataset_id, "checkpoint": checkpoint_id}
+def _new_run(snapshot: Snapshot, checkpoint_id: str) -> str:
+    """Address of a new run on a snapshot, with the settings its rows suggest."""
+    method = METHODS[snapshot.shape]
+    named: dict[str, Any] = {"dataset": snapshot.dataset_id, "checkpoint": checkpoint_id}
+    if method in methods.registry():
+        named["method"] = method
+        named |= {f"params.{name}": typed(value) for name, value in (snapshot.counts.get("suggested") or {}).items()}
     return f"/runs/new?{urlencode({name: value for name, value in named.items() if value})}"
 
 
@@ -94,7 +100,7 @@ def _counted(session: Session, who: Principal, project: Project, posted: Mapping
     sheet: Sheet | None = None
     errors: dict[str, str] = {}
     try:
-        sheet = snapshots.preflight(session, project, _rules(project, posted), posted.get("checkpoint") or None)
+        sheet = snapshots.preflight(session, project, _rules(project, posted), _start(session, project, posted) or None)
     except Invalid as error:
         errors = errors_of(error)
     return {
@@ -103,10 +109,28 @@ def _counted(session: Session, who: Principal, project: Project, posted: Mapping
         "errors": errors,
         "dropped": DROPPED,
         "votes_out": VOTES_OUT,
-        "suggested": sheets.suggested(sheet) if sheet else {},
+        "suggested": _suggested(sheet),
         "method": methods.registry().get(sheet.method) if sheet else None,
+        "grades": GRADES,
         "may_change": who.role in ("admin", "engineer"),
     }
+
+
+def _start(session: Session, project: Project, posted: Mapping[str, str]) -> str:
+    """The model to be trained: what was chosen, else the first that answered, since it learns most from its own answers."""
+    if "checkpoint" in posted:
+        return posted["checkpoint"][:200]
+    first = session.get(Checkpoint, project.candidates[0]["checkpoint_id"]) if project.candidates else None
+    return first.id if first is not None and first.status == "ready" else ""
+
+
+def _suggested(sheet: Sheet | None) -> dict[str, str]:
+    """Settings that the new run is opened with, by their titles."""
+    objective = methods.registry().get(sheet.method) if sheet else None
+    if sheet is None or objective is None:
+        return {}
+    fields = objective.params.model_fields
+    return {(fields[name].title or name) if name in fields else name: typed(value) for name, value in sheet.suggested.items()}
 
 
 def _show(
@@ -118,6 +142,7 @@ def _show(
     raters = session.execute(
         select(Rater.id, Rater.name, Rater.kind, Rater.done).where(Rater.project_id == project.id, Rater.status != "removed")
     )
+    listed = snapshots.listed(session, project)
     found = checkpoints.list_checkpoints(session, who.workspace_id, limit=_OFFERED, kinds=["base", "full", "adapter"], status="ready")
     context = {
         **counted,
@@ -131,9 +156,10 @@ def _show(
         "raters": list(raters),
         "without": {name.removeprefix("without.") for name in posted if name.startswith("without.")},
         "models": [(each.id, each.name) for each in found],
-        "checkpoint": posted.get("checkpoint", ""),
-        "snapshots": snapshots.listed(session, project),
-        "methods": methods.registry(),
+        "checkpoint": _start(session, project, posted),
+        "snapshots": listed,
+        "runs": trained.runs_of(session, project, [dataset.id for _, dataset in listed if dataset is not None]),
+        "links": {snapshot.id: _new_run(snapshot, _start(session, project, posted)) for snapshot, _ in listed},
     }
     wrong = error or counted["errors"]
     return page(request, "feedback/train.html", who, status=(error.status if error else 422) if wrong else 200, **context)

@@ -39,7 +39,7 @@ class Pool:
     """Rows in the order they come, as numbers in memory and as text in a file (or nowhere, where they are only counted)."""
 
     def __init__(self, rules: Rules, kind: str, spool: IO[bytes] | None = None) -> None:
-        self.rules, self._kind, self._spool = rules, kind, spool
+        self.rules, self.kind, self._spool = rules, kind, spool
         self._form = FORMS[rules.shape]
         self.dropped: Counter[str] = Counter()
         self._offsets, self._offset = array("Q"), 0
@@ -92,7 +92,7 @@ class Pool:
             kept = self._without_doubles(kept)
         if self.rules.shape in ("prompt_completion", "chat"):
             kept = self._best(kept)
-        elif self._kind == "rank":
+        elif self.kind == "rank":
             kept = self._capped(kept)
         evaluated = held_out([self._openings[row] for row in kept], self.rules.held_out, self.rules.seed)
         parts = [[row for row, is_eval in zip(kept, evaluated, strict=True) if is_eval is wanted] for wanted in (False, True)]
@@ -153,7 +153,7 @@ class Pool:
 
     def items(self) -> int:
         """Items that gave a row."""
-        return len({self._items[row] for row in self.order})
+        return len(self.kept_items())
 
     def per_prompt(self) -> dict[str, int]:
         """Rows of one prompt → how many prompts have so many."""
@@ -177,6 +177,15 @@ class Pool:
         named = {("true" if grade else "false") if isinstance(grade, bool) else f"{grade:g}": count for grade, count in counts.items()}
         return dict(sorted(named.items()))
 
+    def labels(self) -> tuple[int, int]:
+        """Good and bad answers that are trained on."""
+        told = [bool(self._grades[row]) for row, is_eval in zip(self.order, self.is_eval, strict=True) if not is_eval]
+        return sum(told), len(told) - sum(told)
+
+    def kept_items(self) -> set[str]:
+        """Ids of the items that gave a row."""
+        return {self._items[row] for row in self.order}
+
     def longer(self) -> tuple[int, int]:
         """Rows whose chosen answer is the longer one, and rows where one is."""
         known = [self._longer[row] for row in self.order if self._longer[row] is not None]
@@ -189,6 +198,11 @@ class Pool:
     def long_rows(self, tokens: int) -> int:
         """Rows that probably have more tokens than so many."""
         return sum(self._longest[row] > tokens * CHARACTERS_A_TOKEN for row in self.order)
+
+    def tokens(self) -> tuple[int, int]:
+        """About how many tokens a row has, prompt and longer answer: on average, and the longest."""
+        lengths = [self._longest[row] for row in self.order]
+        return (sum(lengths) // len(lengths) // CHARACTERS_A_TOKEN, max(lengths) // CHARACTERS_A_TOKEN) if lengths else (0, 0)
 
     def runs(self) -> tuple[int, int]:
         """Longest run of one label, and neighbours with the same prompt; of the rows for training and of those for evaluation."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
-from sqlalchemy import case, event, func, select, update
+from sqlalchemy import Update, bindparam, case, event, func, inspect, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -13,9 +14,10 @@ from app.database import notify, now
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Invalid, NotFound
-from app.feedback import slots
+from app.feedback import active, slots
 from app.feedback.schemas import ProjectChange, ProjectCreate
 from app.feedback.tables import Item, Project, Rating, Slot
+from app.words import clean_name
 
 _WAITING = "feedback counts"
 _COLUMNS = frozenset(Project.__table__.columns.keys())
@@ -37,7 +39,7 @@ def create(session: Session, workspace_id: str, asked: ProjectCreate, created_by
         Invalid: a field cannot be used.
     """
     values = {name: value for name, value in asked.model_dump(exclude_none=True).items() if name in _COLUMNS and name != "candidates"}
-    values["name"] = clean_name(asked.name)
+    values["name"] = clean_name("project", asked.name)
     values["question"] = (asked.question or "").strip() or _QUESTIONS[asked.kind, asked.direction]
     _check_criteria(values.get("criteria", []))
     project = Project(workspace_id=workspace_id, created_by=created_by, **values)
@@ -58,18 +60,6 @@ def _dataset(session: Session, workspace_id: str, asked: str) -> Dataset:
         return datasets.get(session, workspace_id, asked)
     except NotFound:
         raise NotFound("There is no such dataset. Give its id or its name, as the list of datasets shows.", field="prompts") from None
-
-
-def clean_name(name: str) -> str:
-    """A name without control characters and surrounding blanks.
-
-    Raises:
-        Invalid: nothing is left of it.
-    """
-    cleaned = "".join(character for character in name if character.isprintable()).strip()
-    if not cleaned:
-        raise Invalid("Give the project a name with at least one visible character.", field="name")
-    return cleaned[:200]
 
 
 def _check_criteria(criteria: list[dict[str, Any]]) -> None:
@@ -117,11 +107,11 @@ def change(session: Session, project: Project, asked: ProjectChange) -> Project:
     project = lock(session, project)
     wanted = {name: value for name, value in asked.model_dump(exclude_none=True).items() if name in _COLUMNS}
     if "name" in wanted:
-        wanted["name"] = clean_name(wanted["name"])
+        wanted["name"] = clean_name("project", wanted["name"])
     _check_criteria(wanted.get("criteria", []))
     if wanted.get("guidelines", project.guidelines) != project.guidelines:
         project.guideline_version += 1
-    before = (project.overlap, project.overlap_share)
+    before, chose = (project.overlap, project.overlap_share), project.active_choice
     for name, value in wanted.items():
         setattr(project, name, value)
     project.seq += 1
@@ -130,15 +120,11 @@ def change(session: Session, project: Project, asked: ProjectChange) -> Project:
     if (project.overlap, project.overlap_share) != before:
         slots.spread(session, project)
         recount(session, project)
+    if chose and not project.active_choice:
+        active.restore(session, project.id)
     session.refresh(project)
     notify(session, f"feedback:{project.id}")
     return project
-
-
-def delete(session: Session, project: Project) -> None:
-    """Remove a project with its items and all that was said of them. Datasets made from it stay."""
-    session.delete(project)
-    session.flush()
 
 
 # --- counters -------------------------------------------------------------------------------------------------------------
@@ -159,10 +145,20 @@ def count(session: Session, project: Project, **more: int) -> None:
 def write_counts(session: Session) -> None:
     """Write what was counted in this transaction."""
     for project_id, counted in sorted(session.info.pop(_WAITING, {}).items()):
-        values: dict[str, Any] = {name: getattr(Project, name) + number for name, number in counted.items() if number}
-        changed = update(Project).where(Project.id == project_id).values(seq=Project.seq + 1, updated_at=now(), **values)
-        session.execute(changed.execution_options(synchronize_session=False))
-        notify(session, f"feedback:{project_id}")
+        more = {name: number for name, number in counted.items() if number}
+        connection = session.connection()
+        counting = _counting(tuple(sorted(more)), connection.dialect.name == "postgresql")
+        connection.execute(counting, {"of_project": project_id, **{f"more_{name}": number for name, number in more.items()}})
+
+
+@cache
+def _counting(names: tuple[str, ...], notifies: bool) -> Update:
+    """Adds to counters, and on Postgres tells listeners in the same statement."""
+    there = inspect(Project).local_table.c
+    values = {name: there[name] + bindparam(f"more_{name}") for name in names}
+    changed = update(Project.__table__).where(there.id == bindparam("of_project"))  # type: ignore[arg-type]  # it is a table
+    changed = changed.values(seq=there.seq + 1, updated_at=now(), **values)
+    return changed.returning(func.pg_notify("luthier", "feedback:" + there.id)) if notifies else changed
 
 
 @event.listens_for(Session, "before_commit")

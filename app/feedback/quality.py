@@ -227,18 +227,15 @@ def _raw(sides: list[Unit], *, ties: bool) -> tuple[int, Estimate]:
 
     from app.feedback.intervals import ratio_over_clusters
 
-    by_unit: dict[Any, Counter[int]] = defaultdict(Counter)
-    for item, _, value in sides:
-        if ties or value:
-            by_unit[item][value] += 1
-    same: Counter[str] = Counter()
-    pairs: Counter[str] = Counter()
-    for item, counts in by_unit.items():
-        same[name_of(item)] += sum(count * (count - 1) // 2 for count in counts.values())
-        pairs[name_of(item)] += math.comb(counts.total(), 2)
-    names = list(pairs)
-    hits, all_ = (np.array([of[name] for name in names], dtype=np.float64) for of in (same, pairs))
-    return pairs.total(), ratio_over_clusters(hits, all_, resamples=RESAMPLES)
+    rows: dict[Any, int] = {}
+    at = np.array([3 * rows.setdefault(item, len(rows)) + value + 1 for item, _, value in sides if ties or value], dtype=np.int64)
+    counts = np.bincount(at, minlength=3 * len(rows)).reshape(-1, 3)
+    totals = counts.sum(axis=1)
+    names: dict[str, int] = {}
+    of_name = np.array([names.setdefault(name_of(item), len(names)) for item in rows], dtype=np.int64)
+    hits = np.bincount(of_name, weights=(counts * (counts - 1) // 2).sum(axis=1)).astype(np.float64)
+    pairs = np.bincount(of_name, weights=totals * (totals - 1) // 2).astype(np.float64)
+    return int(pairs.sum()), ratio_over_clusters(hits, pairs, resamples=RESAMPLES)
 
 
 def _gold(project: Project, heaps: dict[str, Heap]) -> Gold:

@@ -105,7 +105,8 @@ def heaps(project: Project, votes: Votes, given: list[Given]) -> dict[str, Heap]
             if before is not None and before.preference is not None and vote.preference is not None:
                 heap.twice.append((before.preference, vote.preference))
         elif item.role == "gold" and vote.item in votes.gold:
-            heap.gold.append((vote.at, _is_right(project, votes.gold[vote.item], vote, there)))
+            if votes_as.is_test(votes.gold[vote.item], vote.at):
+                heap.gold.append((vote.at, _is_right(project, votes.gold[vote.item], vote, there)))
         elif item.counts and project.kind == "pair" and len(there) > 1 and vote.preference is not None:
             _side_and_length(project, heap, vote, there, item.prompt_hash)
     return found

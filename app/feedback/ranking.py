@@ -1,4 +1,4 @@
-"""Models rated from votes on pairs: Bradley-Terry, its uncertainty, ranks, the matrix of wins, which pair to ask next. Pure arithmetic."""
+"""Models rated from votes on pairs: Bradley-Terry, its uncertainty, ranks, the matrix of wins. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _reach(links: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return reach
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
     return np.asarray((1 + np.tanh(x / 2)) / 2, dtype=np.float64)  # exp would overflow
 
 
@@ -166,7 +166,7 @@ def logistic(design: Array, score: Array, weight: Array, ridge: Array, start: Ar
     columns = design.shape[1]
     squares = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     for _ in range(100):
-        p = _sigmoid(theta @ design.T)
+        p = sigmoid(theta @ design.T)
         gradient = (score - weight * p) @ design - ridge * theta
         curvature = ((weight * p * (1 - p)) @ squares).reshape(-1, columns, columns) + np.diag(ridge)
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
@@ -206,7 +206,7 @@ def rate(
         return np.asarray(np.bincount(row, weights=of, minlength=len(keys)), dtype=np.float64)
 
     theta, curvature = logistic(design, totals(score)[None], totals(np.ones(len(row)))[None], penalty, np.zeros((1, columns)))
-    residual = score - _sigmoid(theta[0] @ design.T)[row]
+    residual = score - sigmoid(theta[0] @ design.T)[row]
     inverse = np.linalg.inv(curvature[0])
     covariance = _sandwich(votes, design[row] * residual[:, None], inverse)
     draws = None
@@ -252,7 +252,7 @@ def rate_adjusted(
     penalty = np.concatenate([np.full(models, ridge), np.full(len(features), style_ridge)])
     theta, curvature = logistic(design, votes.score[None], np.ones((1, n)), penalty, np.zeros((1, design.shape[1])))
     inverse = np.linalg.inv(curvature[0])
-    residual = votes.score - _sigmoid(theta[0] @ design.T)
+    residual = votes.score - sigmoid(theta[0] @ design.T)
     covariance = _sandwich(votes, design * residual[:, None], inverse)
     z, effects = z_value(confidence), []
     for index, name in enumerate(features, start=models):
@@ -307,7 +307,7 @@ def _ranking(
         bounds = (float(low[index]), float(high[index])) if seen and votes.clusters > 1 else (None, None)
         ratings[index] = Estimate(float(elo[index]) if seen else None, bounds[0], bounds[1], n)
     ranks = rank_ranges({names[index]: rating for index, rating in ratings.items()})
-    chance = _sigmoid(elo / ELO)
+    chance = sigmoid(elo / ELO)
     models = [
         Rating(names[index], rating, float(chance[index]) if joined[base, index] else None, bool(bounded[index]), *ranks[names[index]])
         for index, rating in ratings.items()
@@ -366,29 +366,3 @@ def votes_needed(ranking: Ranking, half_width: float = 10.0, confidence: float =
     now = (gap.high - gap.low) / 2
     more = max(0, math.ceil(ranking.votes * ((now / half_width) ** 2 - 1)))
     return Precision(gap, gap.low > 0, now, ranking.votes, more)
-
-
-def most_uncertain(ranking: Ranking, pairs: Sequence[tuple[str, str]], n: int = 1) -> list[tuple[str, str]]:
-    """The n pairs that a vote would teach most about: largest variance of the rating difference times p(1-p), reckoned anew after each.
-
-    A pair may come up more than once. A model without a vote, or out of the anchor's reach, is taken as unknown and comes up early.
-    """
-    if not pairs:
-        return []
-    names = sorted({name for pair in pairs for name in pair} | set(ranking.names))
-    place = {name: index for index, name in enumerate(names)}
-    theta, cov = np.zeros(len(names)), np.eye(len(names)) / RIDGE
-    known = [entry.model for entry in ranking.models if entry.rating.low is not None]
-    inner, outer = [ranking.names.index(name) for name in known], [place[name] for name in known]
-    theta[outer] = ranking.elo[inner] / ELO
-    cov[np.ix_(outer, outer)] = ranking.covariance[np.ix_(inner, inner)] / ELO**2
-    i, j = (np.array([place[pair[side]] for pair in pairs]) for side in (0, 1))
-    p = _sigmoid(theta[i] - theta[j])
-    chosen: list[tuple[str, str]] = []
-    while len(chosen) < n:
-        spread = np.diag(cov)[i] + np.diag(cov)[j] - 2 * cov[i, j]
-        best = int((spread * p * (1 - p)).argmax())
-        chosen.append(pairs[best])
-        along, information = cov[:, i[best]] - cov[:, j[best]], p[best] * (1 - p[best])
-        cov = cov - np.outer(along, along) * information / (1 + information * spread[best])
-    return chosen

@@ -5,11 +5,36 @@ from __future__ import annotations
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from app.accounts.schemas import Principal
 from app.database import now
 from app.errors import Conflict, NotFound
 from app.feedback.projects import count
 from app.feedback.slots import OWN
 from app.feedback.tables import Project, Rater, Slot
+
+
+def key_of(who: Principal) -> str:
+    """By what a caller is known as a rater: each token of the role rater is its own rater, everything else its person."""
+    return f"token:{who.credential_id}" if _is_own(who) else f"user:{who.user_id}"
+
+
+def name_of(who: Principal) -> str:
+    """What a caller is called as a rater."""
+    return who.credential_name if _is_own(who) else who.user_name
+
+
+def _is_own(who: Principal) -> bool:
+    return who.via == "token" and who.role == "rater"
+
+
+def refuse_elsewhere(who: Principal, project_id: str) -> None:
+    """See that a token that is bound to a project rates in no other.
+
+    Raises:
+        NotFound: it is bound to another one.
+    """
+    if who.project_id and who.project_id != project_id:
+        raise NotFound("There is no such feedback project.")
 
 
 def listed(session: Session, project: Project) -> list[Rater]:

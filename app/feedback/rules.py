@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -117,6 +117,26 @@ class SourceCount(BaseModel):
     share: float
 
 
+class Cost(BaseModel):
+    """What a run on the rows would take with the usual tuner; None is what is not known."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    tuner: str
+    steps: int
+    tokens: int
+    """Tokens that go through the model, guessed from the length of the texts."""
+    seconds: float | None
+    seconds_basis: Literal["measured", "rough"] | None
+    """`measured`: from the speed of earlier runs; `rough`: from a rule of thumb."""
+    memory: int | None
+    """Bytes."""
+    device_memory: int | None
+    """Bytes the device has; None while no worker is there."""
+    fits: bool | None
+    device: str | None
+
+
 class Sheet(BaseModel):
     """What a snapshot holds, or would hold: all that should be looked at before training on it."""
 
@@ -149,6 +169,8 @@ class Sheet(BaseModel):
     """How often the longer answer is the chosen one, of the rows where one is longer."""
     flips: Share | None
     """How often a vote takes the other side than the others on the same item."""
+    people: dict[str, Share] = Field(default_factory=dict)
+    """How often a vote takes the side of most others on the same pair, by grade of the pair: how well a person does."""
     label_smoothing: float | None
     """What the flips suggest for the robust loss."""
     weights: dict[str, float] | None
@@ -162,6 +184,16 @@ class Sheet(BaseModel):
     """Share of the answers that come from the model to be trained; None where none is named."""
     long_rows: int
     """Rows that probably have more than 1,024 tokens, the usual limit."""
+    mean_tokens: int = 0
+    """Of a row with its longer answer, guessed from the length of the text."""
+    most_tokens: int = 0
+    """Of the longest row, guessed likewise."""
+    cap: int | None = None
+    """Rankings: pairs that one prompt gives at most."""
     steps: int
     """Steps of one epoch in batches of 8."""
+    suggested: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the run that the data suggest; the page of a new run is opened with them."""
+    cost: Cost | None = None
+    """None where no model to be trained is named."""
     warnings: list[str]

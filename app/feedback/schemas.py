@@ -77,6 +77,7 @@ class ProjectChange(_Strict):
     reveals: bool | None = None
     careful: bool | None = None
     active_choice: bool | None = None
+    """Whether items come first whose models the votes so far tell apart least; for pairs and rankings."""
 
 
 class ProjectCreate(ProjectChange):

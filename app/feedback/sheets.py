@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from app import methods
 from app.feedback.gather import Tally
@@ -11,6 +15,7 @@ from app.feedback.intervals import Estimate, exact
 from app.feedback.pool import Pool
 from app.feedback.rules import METHODS, Share, Sheet, SourceCount
 from app.methods import kto
+from app.runs.graded import level
 
 FEW_ROWS, VERY_FEW_ROWS = 500, 100
 LIMIT = 1024
@@ -29,6 +34,7 @@ def sheet(pool: Pool, tally: Tally, checkpoint_id: str | None) -> Sheet:
     answers = sum(sources.values())
     longest, neighbours = pool.runs() if rules.shape == "unpaired" else (None, None)
     flips = _flips(tally)
+    mean, most = pool.tokens()
     dropped = {reason: count for reason, count in (tally.dropped + pool.dropped).items() if count}
     found = Sheet(
         shape=rules.shape,
@@ -49,8 +55,9 @@ def sheet(pool: Pool, tally: Tally, checkpoint_id: str | None) -> Sheet:
         left=share_of(exact(tally.left, tally.decided)),
         longer=share_of(exact(*pool.longer())),
         flips=flips,
+        people=_people(tally, pool.kept_items()) if rules.shape in ("preference", "margin") else {},
         label_smoothing=round(flips.value, 2) if flips and rules.shape == "preference" and round(flips.value, 2) else None,
-        weights=kto_weights(grades.get("true", 0), grades.get("false", 0)) if rules.shape == "unpaired" else None,
+        weights=kto_weights(*pool.labels()) if rules.shape == "unpaired" else None,
         longest_run=longest,
         neighbours=neighbours,
         sources=[
@@ -61,9 +68,13 @@ def sheet(pool: Pool, tally: Tally, checkpoint_id: str | None) -> Sheet:
         if checkpoint_id and answers
         else None,
         long_rows=pool.long_rows(LIMIT),
+        mean_tokens=mean,
+        most_tokens=most,
+        cap=rules.max_pairs_per_prompt if pool.kind == "rank" else None,
         steps=math.ceil((len(order) - eval_rows) / _batch(METHODS[rules.shape])),
         warnings=[],
     )
+    found.suggested = suggested(found)
     found.warnings = _warnings(found, pool)
     return found
 
@@ -85,9 +96,12 @@ def kto_weights(good: int, bad: int) -> dict[str, float] | None:
 
 def suggested(found: Sheet) -> dict[str, Any]:
     """Settings of the run that the data suggest."""
+    settings: dict[str, Any] = dict(found.weights or {})
+    if found.method in ("dpo", "reward", "kto"):
+        settings["epochs"] = 1.0  # more of them learn the raters by heart (Llama 2)
     if found.label_smoothing:
-        return {"loss": "robust", "label_smoothing": found.label_smoothing}
-    return dict(found.weights or {})
+        settings |= {"loss": "robust", "label_smoothing": found.label_smoothing}
+    return settings
 
 
 def _flips(tally: Tally) -> Share | None:
@@ -96,6 +110,26 @@ def _flips(tally: Tally) -> Share | None:
     from app.feedback.agreement import flip_rate
 
     return share_of(flip_rate(tally.values))
+
+
+def _people(tally: Tally, kept: set[str]) -> dict[str, Share]:
+    """How often a vote takes the side most others on the pair take, by the grade of the pair; intervals by drawing pairs."""
+    from app.feedback.agreement import by_item, leave_one_out
+    from app.feedback.intervals import ratio_over_clusters
+
+    counts: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for item, given in by_item(tally.values).items():
+        middle = median(given.values())
+        if item not in kept or not middle:
+            continue
+        told = leave_one_out((item, rater, value) for rater, value in given.items()).values()
+        counts[level(middle)].append((sum(round((each.value or 0) * each.n) for each in told), sum(each.n for each in told)))
+    found = {}
+    for grade, pairs in sorted(counts.items(), reverse=True):
+        hits, seen = np.array(pairs, dtype=np.float64).T
+        if share := share_of(ratio_over_clusters(hits, seen)):
+            found[str(grade)] = share
+    return found
 
 
 def _batch(method: str) -> int:

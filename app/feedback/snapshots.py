@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ from app import storage
 from app.database import iso
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid
-from app.feedback import frozen, gather, projects, rows, sheets
+from app.feedback import costs, frozen, gather, projects, rows, sheets, trained
 from app.feedback.pool import Pool
 from app.feedback.rules import SHAPES, Rules, Sheet
 from app.feedback.tables import Project, Rater, Snapshot
@@ -105,7 +105,10 @@ def preflight(session: Session, project: Project, rules: Rules, checkpoint_id: s
         Invalid: the rules do not fit the project.
     """
     pool, tally, _ = _collect(session, project, rules, None)
-    return sheets.sheet(pool, tally, checkpoint_id)
+    sheet = sheets.sheet(pool, tally, checkpoint_id)
+    if checkpoint_id:
+        sheet.cost = costs.cost(session, project.workspace_id, sheet, checkpoint_id)
+    return sheet
 
 
 def _spool() -> IO[bytes]:
@@ -166,7 +169,13 @@ def freeze(session: Session, project: Project, rules: Rules, created_by: str | N
             prepared.pool,
             name=f"{project.name[: 200 - 1 - len(rules.shape)]}-{rules.shape}",
             file=f"{project.name}-{rules.shape}.jsonl",
-            lineage={"kind": "feedback", "project": project.id, "project_name": project.name, "snapshot": snapshot.id},
+            lineage={
+                "kind": "feedback",
+                "project": project.id,
+                "project_name": project.name,
+                "snapshot": snapshot.id,
+                "people": {grade: share.model_dump() for grade, share in prepared.sheet.people.items()},
+            },
         )
         snapshot.dataset_id = dataset.id
         session.flush()
@@ -220,7 +229,18 @@ def _sent(pool: Pool, spool: IO[bytes], with_meta: bool) -> Iterator[bytes]:
 def detail(session: Session, snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot with its dataset, as REST shows it."""
     session.refresh(snapshot)  # the database's clock said when it was made
-    return snapshot_out(snapshot, session.get(Dataset, snapshot.dataset_id) if snapshot.dataset_id else None)
+    dataset = session.get(Dataset, snapshot.dataset_id) if snapshot.dataset_id else None
+    [found] = details(session, session.get_one(Project, snapshot.project_id), [(snapshot, dataset)])
+    return found
+
+
+def details(session: Session, project: Project, found: Sequence[tuple[Snapshot, Dataset | None]]) -> list[dict[str, Any]]:
+    """Snapshots of a project with their datasets and the runs on them, as REST shows them."""
+    runs = trained.runs_of(session, project, [dataset.id for _, dataset in found if dataset is not None])
+    return [
+        {**snapshot_out(snapshot, dataset), "runs": [trained.run_out(each) for each in runs.get(dataset.id if dataset else "", [])]}
+        for snapshot, dataset in found
+    ]
 
 
 def snapshot_out(snapshot: Snapshot, dataset: Dataset | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, new_id, now
+from app.database import Base, drawn_id, new_id, now
 
 
 class Project(Base):
@@ -53,7 +53,7 @@ class Project(Base):
     careful: Mapped[bool] = mapped_column(default=False)
     """Whether a key only selects and Enter commits."""
     active_choice: Mapped[bool] = mapped_column(default=False)
-    """Whether the pairs whose outcome is least certain come first."""
+    """Whether items come first whose models the votes so far tell apart least (pairs and ranks)."""
     candidates: Mapped[list[Any]] = mapped_column(default=list)
     """What the responses were generated from: `{checkpoint_id, name, sampling}`."""
     prompts_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"))
@@ -66,6 +66,8 @@ class Project(Base):
     """Slots that are filled."""
     extras: Mapped[int] = mapped_column(default=0)
     """Ratings that came after their slot had been filled by somebody else: kept, and not among the wanted ones."""
+    roles: Mapped[int] = mapped_column(default=0)
+    """Counts changes of which items are gold or practice."""
     seq: Mapped[int] = mapped_column(default=0)
     """Counts what changed; the cursor of live streams."""
     created_by: Mapped[str | None]
@@ -83,15 +85,17 @@ class Item(Base):
     __table_args__ = (
         Index("ix_feedback_items_project_id_id", "project_id", "id"),
         Index("ix_feedback_items_project_id_status", "project_id", "status"),
+        Index("ix_feedback_items_project_id_created_at_id", "project_id", "created_at", "id"),
     )
-    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("itm"))
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: drawn_id("itm"))
+    """Raters see it, and that of the responses: were they counted up, those of gold items that were added later would stand out."""
     project_id: Mapped[str] = mapped_column(ForeignKey("feedback_projects.id", ondelete="CASCADE"))
     prompt: Mapped[list[Any]]
     """Messages up to the one that is answered."""
     prompt_hash: Mapped[str]
     role: Mapped[str] = mapped_column(default="normal")
     gold: Mapped[dict[str, Any] | None]
-    """The right answer of a gold or practice item: `{preference, tolerance?, why?}`."""
+    """The right answer of a gold or practice item: `{preference, tolerance?, why?}`; `since` when an item in use became one."""
     status: Mapped[str] = mapped_column(default="open")
     reason: Mapped[str | None]
     """identical, empty, cut, error or leak; or why it was flagged."""
@@ -107,7 +111,7 @@ class Response(Base):
 
     __tablename__ = "feedback_responses"
     __table_args__ = (UniqueConstraint("item_id", "place"),)
-    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rsp"))
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: drawn_id("rsp"))
     item_id: Mapped[str] = mapped_column(ForeignKey("feedback_items.id", ondelete="CASCADE"))
     place: Mapped[int]
     """Place in the data, from 0; not the side it is shown on."""
@@ -143,6 +147,10 @@ class Rater(Base):
     gold_seen: Mapped[int] = mapped_column(default=0)
     gold_right: Mapped[int] = mapped_column(default=0)
     practised: Mapped[int] = mapped_column(default=0)
+    day: Mapped[int] = mapped_column(default=0)
+    """Day of the newest vote, counted from 1970 (UTC)."""
+    done_before: Mapped[int] = mapped_column(default=0)
+    """`done` when that day began: what was done today is told without counting votes."""
     created_at: Mapped[float] = mapped_column(default=now())
     seen_at: Mapped[float | None]
 
@@ -193,6 +201,7 @@ class Event(Base):
         UniqueConstraint("rater_id", "key"),
         Index("ix_feedback_events_project_id_id", "project_id", "id"),
         Index("ix_feedback_events_item_id", "item_id"),
+        Index("ix_feedback_events_rater_id_id", "rater_id", "id"),
     )
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("evt"))
     project_id: Mapped[str] = mapped_column(ForeignKey("feedback_projects.id", ondelete="CASCADE"))

@@ -29,7 +29,7 @@ def undo(session: Session, project: Project, rater: Rater, key: str) -> Task | N
     found = _last(session, rater)
     if found is None:
         return None
-    place = effects.place_of(session, project, rater, slots.name_of(found.item_id, found.k), filling=False)
+    place = effects.place_of(session, project, rater, slots.name_of(found.item_id, found.k), key, "undo", filling=False)
     effects.log(session, project, rater, place, "undo", key, {"undone": found.id}, order=False)
     rating = place.rating
     if rating is not None and rating.event_id == found.id:
@@ -72,15 +72,13 @@ def _before(session: Session, rater: Rater, event: Event) -> Event | None:
 
 def _take_back(session: Session, project: Project, rater: Rater, place: effects.Place) -> None:
     """Lease the slot to the rater again, before all others; when somebody has it, another one of the item, if one is free."""
-    slot = place.slot
-    if slot is None:
-        named = session.get(Slot, (place.item.id, place.k))
-        slot = effects.other_slot(session, rater, place.item, named)
+    k = effects.other_slot(session, rater, place.item, place.k) if place.slot is None else place.slot
+    slot = effects.slot_of(session, place.item.id, k)
     if slot is None:
         return
     slot.rater_id, slot.lease_until, slot.done_at = rater.id, now() + project.lease_seconds, None
     slot.order_key = -now()
-    place.slot = slot
+    place.slot = slot.k
 
 
 def _again(session: Session, project: Project, rater: Rater, event: Event) -> Task:
@@ -94,5 +92,5 @@ def _again(session: Session, project: Project, rater: Rater, event: Event) -> Ta
         .execution_options(populate_existing=True)
     ).first()
     # Where no slot is free any more, a new vote is an extra.
-    slot = slot or Slot(item_id=event.item_id, k=event.k, round=0, lease_until=0.0, order_key=0.0)
-    return claims.task(session, project, rater, slot, undone=event)
+    k, round_, until = (slot.k, slot.round, slot.lease_until or 0.0) if slot is not None else (event.k, 0, 0.0)
+    return claims.task(session, rater, claims.Held(event.item_id, k, round_, 0.0, until), undone=event)

@@ -25,30 +25,31 @@ def rate(session: Session, project: Project, rater: Rater, slot: str, vote: Vote
         Forbidden: the rater was paused, and holds no such item.
     """
     rater = claims.locked(session, rater)
-    known = effects.known_event(session, rater, key, "rate", slot)
-    if known is not None:
-        return _done(session, project, known)
-    place = effects.place_of(session, project, rater, slot, filling=True)
+    place = effects.place_of(session, project, rater, slot, key, "rate", filling=True)
+    if place.known is not None:
+        return _done(session, project, place.known)
     answer = answers.normalised(project, place.order, vote)
-    event = effects.log(session, project, rater, place, "rate", key, answer)
+    event = effects.event_of(project, rater, place, "rate", key, answer)
     event.active_ms, event.wall_ms, event.ui = vote.active_ms, vote.wall_ms, vote.ui
-    rater.seen_at = time.time()
     before = place.rating
     if before is not None and before.kind in ("skip", "flag"):
         effects.withdraw(session, project, rater, place, before)
         before = None
+    if before is not None:
+        effects.remove_better(session, before)
+    if answer.get("better"):
+        effects.add_better(session, rater, place, event)
     if before is None:
         event.is_extra = place.slot is None
         effects.fill(session, project, rater, place, event)
     else:  # changed their mind: the slot is filled already
         event.is_extra = before.is_extra
         effects.count_gold(project, rater, place, effects.stored(session, before), -1)
-        effects.remove_better(session, before)
+        session.add(event)
         effects.hold(session, project, rater, place, event, before)
         effects.count_gold(project, rater, place, answer, 1)
+        rater.seen_at = event.at
         count(session, project)
-    if answer.get("better"):
-        effects.add_better(session, rater, place, event)
     if place.item.role == "gold":
         raters.gate(session, project, rater)
     session.flush()
@@ -102,10 +103,9 @@ def _check(reason: str, known: dict[str, str]) -> None:
 
 def _leave(session: Session, project: Project, rater: Rater, slot: str, kind: str, reason: str, key: str) -> Done:
     rater = claims.locked(session, rater)
-    known = effects.known_event(session, rater, key, kind, slot)
-    if known is not None:
-        return _done(session, project, known)
-    place = effects.place_of(session, project, rater, slot, filling=False)
+    place = effects.place_of(session, project, rater, slot, key, kind, filling=False)
+    if place.known is not None:
+        return _done(session, project, place.known)
     if place.rating is not None:
         effects.withdraw(session, project, rater, place, place.rating)
     event = effects.log(session, project, rater, place, kind, key, {"reason": reason})
@@ -114,7 +114,8 @@ def _leave(session: Session, project: Project, rater: Rater, slot: str, kind: st
     closed = 0
     if kind == "flag" and place.item.role == "normal" and place.item.status == "open":
         lock(session, project)  # the project before the item, as everywhere
-        place.item.status, place.item.reason = "flagged", reason
+        item = session.get_one(Item, place.item.id, populate_existing=True)
+        item.status, item.reason = "flagged", reason
         session.flush()
         closed = slots.close(session, place.item.id, leased_too=False)
         count(session, project, slots=-closed, items=-1)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+import orjson
+from sqlalchemy import null, select
 from sqlalchemy.orm import Session
 
+from app.feedback import raw
 from app.feedback.tables import Event, Item, Project, Rater, Rating, Response, Slot
 
 
@@ -92,12 +94,12 @@ class Votes:
 
 def read(session: Session, project: Project) -> Votes:
     """All votes of a project with what is needed of their raters, items and answers."""
-    columns = (Rating.item_id, Rating.rater_id, Rating.round, Rating.kind, Rating.preference, Rating.quality, Rating.score)
-    more = (Rating.left, Rating.active_ms, Rating.is_extra, Rating.at)
-    ranking = (Rating.ranking,) if project.kind == "rank" else ()
-    query = select(*columns, *more, *ranking).where(Rating.project_id == project.id).order_by(Rating.at, Rating.event_id)
-    rows: Any = session.execute(query).yield_per(10_000)
-    given = [Given._make((*row[:7], row[11] if ranking else None, *row[7:11])) for row in rows]
+    said = Rating.__table__.c
+    ranking = said.ranking if project.kind == "rank" else null()
+    columns = (said.item_id, said.rater_id, said.round, said.kind, said.preference, said.quality, said.score, ranking)
+    query = select(*columns, said.left, said.active_ms, said.is_extra, said.at)
+    rows = session.execute(query.where(said.project_id == project.id).order_by(said.at, said.event_id)).yield_per(10_000)
+    given = list(map(Given._make, rows))
     # What votes point to is read after them: others vote meanwhile.
     rated = select(Rating.item_id).where(Rating.project_id == project.id)
     of_project = (Item.project_id == project.id, Item.id.in_(rated))
@@ -113,12 +115,15 @@ def read(session: Session, project: Project) -> Votes:
 
 def _answers(session: Session, project: Project, rated: Any) -> dict[str, list[Answer]]:
     answers: dict[str, list[Answer]] = defaultdict(list)
-    style = [Response.style[name].as_integer() for name in ("words", "headers", "lists", "bold")]
-    columns = (Response.item_id, Response.id, Response.place, Response.source, Response.checkpoint_id)
-    query = select(*columns, *style, Response.finish).where(Response.item_id.in_(rated)).order_by(Response.item_id, Response.place)
-    for row in session.execute(query).yield_per(10_000):
-        if row[9] != "edited":
-            answers[row[0]].append(Answer(row[1], row[2], row[3], row[4], row[5] or 0, row[6] or 0, row[7] or 0, row[8] or 0))
+    there = Response.__table__.c
+    columns = (there.item_id, there.id, there.place, there.source, there.checkpoint_id, raw.text_of(session)(there.style), there.finish)
+    query = select(*columns).where(there.item_id.in_(rated)).order_by(there.item_id, there.place)
+    for item, one, place, source, checkpoint, style, finish in session.execute(query).yield_per(10_000):
+        if finish != "edited":
+            found = orjson.loads(style).get
+            answers[item].append(
+                Answer(one, place, source, checkpoint, found("words", 0), found("headers", 0), found("lists", 0), found("bold", 0))
+            )
     return answers
 
 

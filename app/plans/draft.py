@@ -18,6 +18,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, StudioError
 from app.methods.base import Objective
+from app.plans import prefill
 from app.runs.schemas import RunCreate
 from app.tuners.base import Tuner
 from app.words import plain_words
@@ -54,6 +55,10 @@ class Draft:
     parent_run: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     tuner_params: dict[str, Any] = field(default_factory=dict)
+    filled: list[str] = field(default_factory=list)
+    """Titles of the settings that a link filled in."""
+    refused: list[str] = field(default_factory=list)
+    """What a link asked for and cannot have, in sentences."""
 
     @property
     def objective(self) -> Objective:
@@ -131,6 +136,7 @@ def from_link(session: Session, workspace_id: str, query: Mapping[str, str]) -> 
     draft = Draft(**named)
     if draft.dataset and not query.get("method"):
         draft.method = _method_for(session, workspace_id, draft.dataset) or draft.method
+    prefill.settings(draft, query)
     return draft
 
 

@@ -12,7 +12,7 @@ from app.checkpoints import schemas as checkpoint_schemas
 from app.errors import Invalid
 from app.events import MAX_TOPICS, Hub, parse_cursors
 from app.metrics import service as metrics
-from app.runs import compare, service
+from app.runs import compare, graded, service
 from app.runs.schemas import Comparison, RunCreate, RunDetail, RunOut, RunUpdate, event_out, log_out, run_detail, run_out, sample_out
 from app.web import Reader, ReadSession, Writer, WriteSession, api_router, download, idempotent, pages_router
 
@@ -153,6 +153,16 @@ def run_logs(
 def run_samples(who: Reader, session: ReadSession, run_id: str) -> dict[str, Any]:
     """Answers to the fixed prompts, by step; step 0 is before training."""
     return {"data": [sample_out(sample) for sample in service.samples(session, who.workspace_id, run_id)], "has_more": False, "next": None}
+
+
+@api.get("/runs/{run_id}/held-out")
+def run_held_out(who: Reader, session: ReadSession, run_id: str) -> dict[str, Any]:
+    """How often the run put the chosen answer of held-out pairs first, by the grade people gave and by step, with 95 % Wilson intervals.
+
+    `people` is how often a person takes the side of most others, by grade. Empty unless the pairs are ratings of a project.
+    """
+    run = service.get(session, who.workspace_id, run_id)
+    return graded.graded_out(run, graded.of_run(session, run))
 
 
 @api.get("/runs/{run_id}/checkpoints")

@@ -16,7 +16,7 @@ from app.accounts.schemas import Principal
 from app.errors import Conflict, Invalid
 from app.forms import posted_form
 from app.metrics import service as metrics
-from app.runs import pages_compare, pages_list, service, tabs, views
+from app.runs import graded, pages_compare, pages_list, service, tabs, views
 from app.runs.schemas import ENDED, RunUpdate
 from app.runs.tables import Run
 from app.web import Reader, ReadSession, Writer, WriteSession, download, hx_redirect, is_partial, page, pages_router, see_other, templates
@@ -79,6 +79,13 @@ def metrics_csv(who: Reader, session: ReadSession, run_id: str, name: Text = "")
             buffer.truncate()
 
     return StreamingResponse(lines(), media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{run.id}.csv"'})
+
+
+@router.get("/runs/{run_id}/held-out.csv")
+def held_out_csv(who: Reader, session: ReadSession, run_id: str) -> StreamingResponse:
+    """Accuracy on held-out pairs by grade and step as CSV."""
+    run = service.get(session, who.workspace_id, run_id)
+    return download(graded.as_csv(graded.of_run(session, run)), f"{run.id}-held-out.csv", "text/csv")
 
 
 @router.get("/runs/{run_id}/logs.txt")

@@ -15,7 +15,7 @@ from app.database import now
 from app.leases import Claim
 from app.metrics import service as metrics
 from app.runs import service
-from app.runs.tables import Run, RunEvent, RunLog, RunSample
+from app.runs.tables import Run, RunEvent, RunGrade, RunLog, RunSample
 from app.workers.tables import Worker
 
 POISON = 5
@@ -38,6 +38,8 @@ class Batch:
     logs: list[tuple[float, str, str]] = field(default_factory=list)
     """(time, level, text)"""
     samples: list[dict[str, Any]] = field(default_factory=list)
+    grades: list[dict[str, Any]] = field(default_factory=list)
+    """Fields of `RunGrade`."""
     events: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     """(kind, message, data)"""
 
@@ -50,6 +52,7 @@ class Batch:
             or self.resolved
             or self.logs
             or self.samples
+            or self.grades
             or self.events
         )
 
@@ -67,7 +70,8 @@ def begin(session: Session, mine: Claim, resume_step: int, child: str | None = N
     """
     run: Run = leases.hold(session, Run, mine)
     metrics.truncate(session, run.id, resume_step if resume_step else -1)
-    session.execute(delete(RunSample).where(RunSample.run_id == run.id, RunSample.step > (resume_step if resume_step else -1)))
+    for told in (RunSample, RunGrade):
+        session.execute(delete(told).where(told.run_id == run.id, told.step > (resume_step if resume_step else -1)))
     run.step = run.attempt_start_step = resume_step
     run.committed_step = resume_step or None
     run.latest = dict(metrics.last_values(session, run.id))
@@ -138,6 +142,8 @@ def record(session: Session, mine: Claim, batch: Batch) -> Run:
         session.execute(insert(RunLog), rows)
     for sample in batch.samples:
         session.merge(RunSample(run_id=run.id, seq=seq, **sample))
+    for grade in batch.grades:
+        session.merge(RunGrade(run_id=run.id, seq=seq, **grade))
     for kind, message, data in batch.events:
         service.add_event(session, run, kind, message, **data)
     session.flush()

@@ -25,6 +25,7 @@ from app.runs.schemas import ACTIVE, ENDED, RunCreate, RunUpdate
 from app.runs.tables import Run, RunEvent, RunLog, RunSample
 from app.settings import get_settings
 from app.webhooks import service as webhooks
+from app.words import clean_name
 
 
 def touch(session: Session, run: Run) -> int:
@@ -109,7 +110,7 @@ def create(session: Session, workspace_id: str, user_id: str | None, request: Ru
         raise Conflict(f"{limit} runs already wait in this workspace. Wait until some have started, or cancel some.")
     run = Run(
         workspace_id=workspace_id,
-        name=clean_name(request.name) if request.name else f"{request.method}-{request.tuner}-{dataset.name}",
+        name=clean_name("run", request.name) if request.name else f"{request.method}-{request.tuner}-{dataset.name}",
         method=request.method,
         tuner=request.tuner,
         checkpoint_id=checkpoint.id,
@@ -134,18 +135,6 @@ def create(session: Session, workspace_id: str, user_id: str | None, request: Ru
     session.flush()
     queue.ring(session, "device")
     return run
-
-
-def clean_name(name: str) -> str:
-    """A name without control characters and surrounding blanks.
-
-    Raises:
-        Invalid: nothing is left of it.
-    """
-    cleaned = "".join(character for character in name if character.isprintable()).strip()
-    if not cleaned:
-        raise Invalid("Give the run a name with at least one visible character.", field="name")
-    return cleaned[:200]
 
 
 def clean_tags(tags: list[str]) -> list[str]:
@@ -236,7 +225,7 @@ def update(session: Session, workspace_id: str, run_id: str, change: RunUpdate) 
         now_there = {"version": run.version, "name": run.name, "tags": run.tags, "notes": run.notes, "priority": run.priority}
         raise Conflict("Somebody changed this run meanwhile. Look at both versions and repeat your change.", details=now_there)
     if change.name is not None:
-        run.name = clean_name(change.name)
+        run.name = clean_name("run", change.name)
     if change.tags is not None:
         run.tags = clean_tags(change.tags)
     if change.notes is not None:

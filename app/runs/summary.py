@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.checkpoints.tables import Checkpoint
@@ -39,11 +40,7 @@ def summary(session: Session, run: Run) -> Summary | None:
     evals = _finite(metrics.series(session, run.id, ["eval_loss"], points=10**9), "eval_loss")
     losses = [value for _, value in run.spark]  # the small curve keeps the first point and the last, without reading a million
     best = min(evals, key=lambda each: each[1], default=None)
-    rows = session.execute(
-        select(Checkpoint.id, Checkpoint.step, Checkpoint.metrics)
-        .where(Checkpoint.run_id == run.id, Checkpoint.status == "ready")
-        .order_by(Checkpoint.step.desc())
-    ).all()
+    rows = session.execute(_committed([run.id])).all()
     scored = [(value, row.id, row.step) for row in rows if isinstance(value := (row.metrics or {}).get("eval_loss"), int | float)]
     chosen = min(scored)[1:] if scored else (rows[0].id, rows[0].step) if rows else (None, None)
     seconds, tokens = run.latest.get("elapsed_seconds"), run.latest.get("tokens")
@@ -58,6 +55,27 @@ def summary(session: Session, run: Run) -> Summary | None:
         checkpoint=chosen[0],
         checkpoint_step=chosen[1],
         is_best=len(scored) > 1,
+    )
+
+
+def best_checkpoint(session: Session, run_ids: list[str]) -> dict[str, str]:
+    """Id of the best committed checkpoint of each run by evaluation loss, else of the last; runs without one are left out."""
+    best: dict[str, tuple[float, str]] = {}
+    found: dict[str, str] = {}
+    for row in session.execute(_committed(run_ids)):
+        value = (row.metrics or {}).get("eval_loss")
+        loss = float(value) if isinstance(value, int | float) else math.inf
+        rank = (loss, row.id if loss < math.inf else "")
+        if row.run_id not in best or rank < best[row.run_id]:
+            best[row.run_id], found[row.run_id] = rank, row.id
+    return found
+
+
+def _committed(run_ids: list[str]) -> Select[Any]:
+    return (
+        select(Checkpoint.run_id, Checkpoint.id, Checkpoint.step, Checkpoint.metrics)
+        .where(Checkpoint.run_id.in_(run_ids), Checkpoint.status == "ready")
+        .order_by(Checkpoint.step.desc())
     )
 
 

@@ -110,3 +110,18 @@ class RunSample(Base):
     text: Mapped[str]
     expected: Mapped[str | None]
     seq: Mapped[int]
+
+
+class RunGrade(Base):
+    """How often a run put the chosen answer of held-out pairs first, at one step, for the pairs of one grade."""
+
+    __tablename__ = "run_grades"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    grade: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """3 much better, 2 better, 1 slightly better; 0 for pairs without a grade, as rankings give them."""
+    pairs: Mapped[int]
+    right: Mapped[int]
+    margin: Mapped[float]
+    """Mean of what the chosen answer lies above the rejected one."""
+    seq: Mapped[int]

@@ -14,7 +14,9 @@ from app.checkpoints.tables import Checkpoint
 from app.datasets.tables import Dataset
 from app.metrics import service as metrics
 from app.rendering import NOTHING, bytes_, compact, number
+from app.runs import graded as gradings
 from app.runs import service
+from app.runs.graded import Graded, wilson
 from app.runs.schemas import ENDED
 from app.runs.summary import Summary, summary
 from app.runs.tables import Run, RunSample
@@ -94,6 +96,7 @@ class Live:
     waits_for: str | None
     """Why nothing happens although the run waits, such as no worker."""
     outcome: Outcome | None
+    graded: Graded | None = None
     summary: Summary | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -159,6 +162,7 @@ def live(session: Session, run: Run) -> Live:
         words=sentences(run.reason) if run.reason else None,
         waits_for=_waits_for(session, run),
         outcome=outcome(session, run),
+        graded=gradings.of_run(session, run),
         summary=summary(session, run),
         counts={
             "samples": session.scalar(select(func.count(func.distinct(RunSample.step))).where(RunSample.run_id == run.id)) or 0,
@@ -245,13 +249,6 @@ def _memory(session: Session, run: Run) -> Kpi:
     device = workers.device(session) or {}
     total = device.get("total")
     return Kpi("GPU memory" if device.get("kind") == "cuda" else "Memory", value, unit, f"of {bytes_(total)}" if total else "")
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share seen in `count` tries."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def outcome(session: Session, run: Run) -> Outcome | None:

@@ -14,6 +14,7 @@ JSON_ = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 def upgrade() -> None:
     """Go to this revision."""
+    op.add_column("tokens", sa.Column("project_id", sa.String(), nullable=True))
     op.create_table(
         "feedback_projects",
         sa.Column("id", sa.String(), nullable=False),
@@ -46,6 +47,7 @@ def upgrade() -> None:
         sa.Column("slots", sa.BigInteger(), nullable=False),
         sa.Column("done", sa.BigInteger(), nullable=False),
         sa.Column("extras", sa.BigInteger(), nullable=False),
+        sa.Column("roles", sa.BigInteger(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("created_by", sa.String(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
@@ -78,6 +80,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_feedback_items"),
     )
+    op.create_index("ix_feedback_items_project_id_created_at_id", "feedback_items", ["project_id", "created_at", "id"])
     op.create_index("ix_feedback_items_project_id_id", "feedback_items", ["project_id", "id"])
     op.create_index("ix_feedback_items_project_id_status", "feedback_items", ["project_id", "status"])
     op.create_table(
@@ -93,6 +96,8 @@ def upgrade() -> None:
         sa.Column("gold_seen", sa.BigInteger(), nullable=False),
         sa.Column("gold_right", sa.BigInteger(), nullable=False),
         sa.Column("practised", sa.BigInteger(), nullable=False),
+        sa.Column("day", sa.BigInteger(), nullable=False),
+        sa.Column("done_before", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("seen_at", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(
@@ -150,6 +155,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_feedback_events_item_id", "feedback_events", ["item_id"])
     op.create_index("ix_feedback_events_project_id_id", "feedback_events", ["project_id", "id"])
+    op.create_index("ix_feedback_events_rater_id_id", "feedback_events", ["rater_id", "id"])
     op.create_table(
         "feedback_ratings",
         sa.Column("item_id", sa.String(), nullable=False),
@@ -236,10 +242,75 @@ def upgrade() -> None:
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
+    op.create_table(
+        "feedback_judges",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("checkpoint_id", sa.String(), nullable=True),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("principles", JSON_, nullable=False),
+        sa.Column("questions", JSON_, nullable=False),
+        sa.Column("tie", sa.Double(), nullable=False),
+        sa.Column("most", sa.BigInteger(), nullable=False),
+        sa.Column("done", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.String(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["checkpoint_id"], ["checkpoints.id"], name="fk_feedback_judges_checkpoint_id_checkpoints", ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["feedback_projects.id"], name="fk_feedback_judges_project_id_feedback_projects", ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name="pk_feedback_judges"),
+    )
+    op.create_index("ix_feedback_judges_checkpoint_id", "feedback_judges", ["checkpoint_id"])
+    op.create_index("ix_feedback_judges_project_id", "feedback_judges", ["project_id"])
+    op.create_table(
+        "feedback_judgements",
+        sa.Column("judge_id", sa.String(), nullable=False),
+        sa.Column("item_id", sa.String(), nullable=False),
+        sa.Column("preference", sa.BigInteger(), nullable=True),
+        sa.Column("score", sa.Double(), nullable=True),
+        sa.Column("ranking", JSON_, nullable=True),
+        sa.Column("lean", sa.Double(), nullable=True),
+        sa.Column("questions", sa.BigInteger(), nullable=False),
+        sa.Column("flips", sa.BigInteger(), nullable=False),
+        sa.Column("firsts", sa.BigInteger(), nullable=False),
+        sa.Column("mass", sa.Double(), nullable=True),
+        sa.Column("is_own", sa.Boolean(), nullable=False),
+        sa.Column("problem", sa.String(), nullable=True),
+        sa.Column("detail", JSON_, nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["item_id"], ["feedback_items.id"], name="fk_feedback_judgements_item_id_feedback_items", ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["judge_id"], ["feedback_judges.id"], name="fk_feedback_judgements_judge_id_feedback_judges", ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("judge_id", "item_id", name="pk_feedback_judgements"),
+    )
+    op.create_index("ix_feedback_judgements_item_id", "feedback_judgements", ["item_id"])
+    op.create_table(
+        "run_grades",
+        sa.Column("run_id", sa.String(), nullable=False),
+        sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("grade", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("pairs", sa.BigInteger(), nullable=False),
+        sa.Column("right", sa.BigInteger(), nullable=False),
+        sa.Column("margin", sa.Double(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_run_grades_run_id_runs", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("run_id", "step", "grade", name="pk_run_grades"),
+    )
 
 
 def downgrade() -> None:
     """Go back to the revision before it."""
+    op.drop_table("run_grades")
+    op.drop_column("tokens", "project_id")
+    op.drop_table("feedback_judgements")
+    op.drop_table("feedback_judges")
     op.drop_table("feedback_slots")
     op.drop_table("feedback_responses")
     op.drop_table("feedback_ratings")

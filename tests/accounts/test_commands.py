@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from app import migrations
-from app.accounts import audit, members
+from app.accounts import audit, members, service
 from app.accounts.schemas import Principal
 from app.cli import app as commands
 from app.database import get_database
 from app.errors import StudioError
+from app.feedback.tables import Project
 from app.settings import Settings, get_settings
 
 Run = Callable[..., Any]
@@ -106,3 +107,22 @@ def test_what_commands_do_is_in_the_audit_log_and_doctor_looks_at_it(luthier: Ru
         connection.exec_driver_sql("UPDATE audit SET actor = 'nobody' WHERE number = 1")
     found = checks.audit_log(get_settings())
     assert found.status == "fail" and "entry 1" in found.message
+
+
+def test_a_token_for_one_project_is_a_raters(luthier: Run) -> None:
+    luthier("user", "list")
+    with get_database().write() as session:
+        place = members.find_workspace(session, "Default").id
+        project = Project(workspace_id=place, name="taste", kind="pair")
+        session.add(project)
+        session.flush()
+        project_id = project.id
+    made = luthier("token", "create", "--name", "labeller", "--project", project_id, "--json")
+    assert (made["role"], made["project"]) == ("rater", project_id)
+    with get_database().read() as session:
+        who = service.token_principal(session, made["token"])
+        assert who is not None and (who.role, who.project_id, who.credential_name) == ("rater", project_id, "labeller")
+    assert project_id in luthier("token", "list") and luthier("token", "create", "--name", "n", "--json")["role"] == "engineer"
+    for words, match in ((("prj_none",), "no feedback project prj_none"), ((project_id, "--role", "admin"), "is a rater's")):
+        with pytest.raises(StudioError, match=match):
+            luthier("token", "create", "--name", "n", "--project", *words)

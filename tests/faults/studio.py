@@ -37,7 +37,12 @@ class Up:
             start_new_session=True,
         )
         self.url = f"http://127.0.0.1:{self.port}"
-        until(self.ready, 60, "the studio did not start")
+        try:
+            until(self.ready, 180, "the studio did not start")
+        except BaseException:
+            self.process.send_signal(signal.SIGINT)  # nobody else knows of it
+            self.process.wait(60)
+            raise
         self.client = httpx.Client(
             base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {(home / 'token').read_text().strip()}"}, timeout=10
         )

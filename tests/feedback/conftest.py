@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-PAGES = {"test_pages", "test_pages_rate", "test_train_pages"}
+PAGES = {"test_pages", "test_pages_judges", "test_pages_rate", "test_train_pages"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.accounts.schemas import Principal
 from app.errors import Conflict, Forbidden, Invalid
-from app.feedback import adjudication, kept, quality, service
+from app.feedback import adjudication, disputes, kept, leaderboard, quality, service
 from app.feedback.schemas import ProjectChange
 from app.feedback.tables import Event, Item, Project, Rating
 from tests.conftest import Stack
@@ -174,3 +174,77 @@ def test_page(stack: Stack, client: TestClient, as_role: Callable[[str], TestCli
     with stack.database.write() as session:
         empty = add_project(session, stack.workspace_id).id
     assert "Nothing to decide" in client.get(f"/feedback/{empty}/adjudicate").text
+
+
+@pytest.mark.parametrize(
+    ("rankings", "why"),
+    [
+        (("abc", "acb"), ""),
+        (("abc", "bac"), disputes.NO_FIRST),
+        (("a=b c", "a=b c"), ""),
+        (("a=b c", "a c b", "b a c"), ""),
+        (("abc", "acb", "bca", "cab", "a b=c"), ""),
+        (("abc", "abc", "bca", "cab", "acb"), ""),
+        (("abcd", "adcb"), ""),
+        (("abcde", "aedcb"), disputes.OPPOSED),
+        (("abcd", "acdb", "adbc"), disputes.CIRCLE),
+        (("ab", "ab", "ba"), ""),
+        (("ab", "ba"), disputes.NO_FIRST),
+    ],
+)
+def test_which_rankings_settle_nothing(rankings: tuple[str, ...], why: str) -> None:
+    said = [[tied.split("=") for part in each.split() for tied in (part.split() if "=" in part else list(part))] for each in rankings]
+    assert disputes.judge(said)[0] == why
+
+
+def test_rankings_are_decided_by_a_form_of_their_own(stack: Stack, client: TestClient) -> None:
+    with stack.database.write() as session:
+        project = add_project(session, stack.workspace_id, "rank")
+        raters = [add_rater(session, project, name) for name in ("Ada", "Bob")]
+        ids = {}
+        for name, second in (("split", (1, 0, 2)), ("alike", (0, 2, 1)), ("alone", None)):
+            item = add_item(session, project, f"{name}?", ["first", "second", "third"])
+            answers = [one.id for one in service.responses_of(session, [item.id])[item.id]]
+            ids[name] = (item.id, answers)
+            for rater, order in zip(raters, ((0, 1, 2), second), strict=True):
+                if order:
+                    say(session, item, rater, None, ranking=[[answers[place]] for place in order])
+        flagged = add_item(session, project, "flagged?", ["first", "second"], status="flagged", reason="cut")
+        project_id = project.id
+    assert waiting(stack, project_id) == [flagged.id, ids["split"][0]]
+    item_id, answers = ids["split"]
+    page = client.get(f"/feedback/{project_id}/adjudicate").text
+    assert disputes.NO_FIRST in page and "Flagged: An answer is cut off" in page
+    chosen = [page.split(f'name="rank.{one}"')[1].split("selected")[0].rsplit('value="', 1)[1][0] for one in answers]
+    assert chosen == ["1", "1", "2"], "the mean of the two rankings, with a tie"
+    address = f"/feedback/{project_id}/adjudicate/{item_id}"
+    ranks = {f"rank.{answers[0]}": "2", f"rank.{answers[1]}": "1", f"rank.{answers[2]}": "2"}
+    incomplete = client.post(address, data={f"rank.{answers[0]}": "1"})
+    assert incomplete.status_code == 422 and "each response once" in incomplete.text
+    assert client.post(address, data={**ranks, "key": "one", "comment": "clear"}).status_code == 303
+    assert client.post(address, data={**ranks, "key": "one"}).status_code == 303, "the same key again changes nothing"
+    assert waiting(stack, project_id) == [flagged.id]
+    with stack.database.read() as session:
+        rating = session.scalars(select(Rating).where(Rating.item_id == item_id, Rating.kind == "adjudicate")).one()
+        assert rating.ranking == [[answers[1]], [answers[0], answers[2]]] and rating.comment == "clear"
+        board = leaderboard.reckon(session, session.get_one(Project, project_id), adjusted=False)
+        assert board.votes == 3 + 3 * 3, "the decision in place of both rankings, and those of the others"
+
+
+@pytest.mark.one_stack
+@pytest.mark.parametrize(("scale", "votes", "decision"), [("five", (1, 5), "4"), ("thumbs", (0, 1), "1")])
+def test_single_answers_are_decided(stack: Stack, client: TestClient, scale: str, votes: tuple[int, int], decision: str) -> None:
+    with stack.database.write() as session:
+        project = add_project(session, stack.workspace_id, "single")
+        project.scale = scale
+        item = add_item(session, project, "How good?", ["an answer"])
+        for name, vote in zip(("Ada", "Bob"), votes, strict=True):
+            say(session, item, add_rater(session, project, name), None, score=vote)
+        ids = project.id, item.id
+    page = client.get(f"/feedback/{ids[0]}/adjudicate").text
+    assert ("4 good" in page) == (scale == "five") and "Split: no side has most of the votes" in page
+    assert client.post(f"/feedback/{ids[0]}/adjudicate/{ids[1]}", data={"preference": "9"}).status_code == 422
+    assert client.post(f"/feedback/{ids[0]}/adjudicate/{ids[1]}", data={"preference": decision}).status_code == 303
+    assert waiting(stack, ids[0]) == []
+    with stack.database.read() as session:
+        assert session.scalars(select(Rating.score).where(Rating.kind == "adjudicate")).one() == float(decision)

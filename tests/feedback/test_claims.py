@@ -9,11 +9,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 
 from app.database import new_id, now
-from app.errors import Conflict, Forbidden
+from app.errors import Conflict, Forbidden, NotFound
 from app.feedback import claims, service
 from app.feedback.schemas import Vote
 from app.feedback.tables import Item, Project, Rater, Rating, Response, Slot
@@ -148,6 +148,31 @@ def test_started_items_are_finished_first(stack: Stack) -> None:
             service.rate(session, project, bob, task.slot, Vote(preference=1), task.slot)
 
 
+def test_submit_and_next_stay_few_statements(stack: Stack) -> None:
+    """Each statement is a way to the database and back: with fifty raters they are what the studio spends its time on."""
+    with stack.database.write() as session:
+        project = add_project(session, stack.workspace_id, 12, overlap=2)
+        people = [principal(stack.workspace_id, user) for user in ("ann", "bob")]
+        tasks = [claim(session, project, service.rater_for(session, project, who)) for who in people]
+    counted: list[str] = []
+
+    def note(*given: Any) -> None:
+        counted.append(given[2])
+
+    event.listen(stack.database.engine, "before_cursor_execute", note)
+    try:
+        for number in range(8):  # both begin items and finish them
+            counted.clear()
+            with stack.database.write() as session:
+                there, rater = service.enter(session, people[number % 2], project.id, voting=True)
+                service.rate(session, there, rater, tasks[number % 2].slot, Vote(preference=1), f"{number}")
+                tasks[number % 2] = claim(session, there, rater)
+            assert len(counted) <= {"postgres": 6, "sqlite": 12}[stack.name], "\n".join(counted)
+    finally:
+        event.remove(stack.database.engine, "before_cursor_execute", note)
+    assert reread(stack, project).done == 8
+
+
 def test_somebody_alone_gets_every_item_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "WINDOW", 3)
     claims._queue.cache_clear()
@@ -277,8 +302,15 @@ def test_who_may_rate(stack: Stack) -> None:
         again = add_rater(session, project, "rater")
         assert session.scalar(select(func.count()).select_from(Rater)) == 3
         service.remove_rater(session, again)
-        with pytest.raises(Forbidden, match="taken out"):
-            add_rater(session, project, "rater")
+        for come in (service.rater_for, lambda session, _, who: service.enter(session, who, project.id)):
+            with pytest.raises(Forbidden, match="taken out"):
+                come(session, project, principal(stack.workspace_id, "rater"))
+            with pytest.raises(Forbidden, match="viewer"):
+                come(session, project, principal(stack.workspace_id, "v", "viewer"))
+        new = [service.enter(session, principal(stack.workspace_id, "new"), project.id) for _ in range(2)]
+        assert new[0] == new[1] and new[0] == (project, service.rater_for(session, project, principal(stack.workspace_id, "new")))
+        with pytest.raises(NotFound):
+            service.enter(session, principal("wsp_other", "new"), project.id)
 
 
 def test_nothing_is_claimed_of_a_draft(stack: Stack) -> None:

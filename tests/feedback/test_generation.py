@@ -25,7 +25,7 @@ from app.checkpoints.tables import Checkpoint
 from app.database import Database
 from app.datasets import service as datasets
 from app.errors import Conflict, Invalid, NotFound, StudioError
-from app.feedback import generation, generation_job, projects
+from app.feedback import generation, generation_job, projects, service
 from app.feedback.schemas import Candidate, ProjectCreate
 from app.feedback.tables import Item, Project, Response
 from app.jobs.tables import Job
@@ -317,9 +317,7 @@ def test_a_project_deleted_meanwhile_leaves_nothing(stack: Stack, work: Callable
 
     def delete(which: str) -> None:
         with stack.database.write() as session:
-            project = session.get_one(Project, which)
-            generation.forget(session, project)
-            projects.delete(session, project)
+            service.delete_project(session, session.get_one(Project, which))
 
     def once_begun() -> bool:
         if has_begun(stack, job_id):

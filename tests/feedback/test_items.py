@@ -101,9 +101,30 @@ def test_items_are_listed_in_pieces_and_found_by_their_prompt(stack: Stack) -> N
         while piece := service.page_items(session, project, after, 3):
             found += piece
             after = piece[-1].id
-        assert len(found) == 8 and [item.id for item in found] == sorted(item.id for item in found)
+        assert [item.prompt[0]["content"] for item in found] == [*(f"Question {number}?" for number in range(7)), "Größe 100 %_?"]
         assert [item.prompt[0]["content"] for item in service.page_items(session, project, q="größe 100 %_")] == ["Größe 100 %_?"]
         assert service.page_items(session, project, q="question 1%") == []
         assert len(service.page_items(session, project, q="QUESTION")) == 7
         with pytest.raises(NotFound):
             service.get_item(session, project, "itm_none")
+
+
+def test_no_id_tells_gold_from_the_rest_nor_the_first_answer_from_the_second(stack: Stack) -> None:
+    """Gold that is added later would stand out by ids that are counted up, or begin with the time."""
+    with stack.database.write() as session:
+        project = add_project(session, stack.workspace_id, 300)
+    with stack.database.write() as session:
+        service.add_items(session, session.merge(project), [pair(1000 + number, gold={"preference": 1}) for number in range(30)])
+        golden = set(session.scalars(select(Item.id).where(Item.role == "gold")))
+        rows = session.execute(select(Response.item_id, Response.id, Response.place)).all()
+    items = sorted({row.item_id for row in rows})
+    answers = [row.item_id for row in sorted(rows, key=lambda row: row.id)]
+    for ids, many in ((items, 30), (answers, 60)):
+        places = [place for place, item_id in enumerate(ids) if item_id in golden]
+        spread = ((len(ids) - many) * (len(ids) + 1) / 12 / many) ** 0.5
+        assert len(places) == many and abs(sum(places) / many - (len(ids) - 1) / 2) < 5 * spread, (
+            "chance gives more once in a million times"
+        )
+    firsts = {row.item_id: row.id for row in rows if row.place == 0}
+    sooner = sum(firsts[row.item_id] < row.id for row in rows if row.place == 1)
+    assert abs(sooner - 165) < 5 * (330 / 4) ** 0.5

@@ -75,6 +75,8 @@ def test_first_the_kind(client: TestClient) -> None:
         assert f"/feedback/new?kind={kind}&amp;checkpoint=ckp_1" in page
     assert "Thumbs up or down" in client.get("/feedback/new?kind=single").text
     assert "Thumbs" not in client.get("/feedback/new?kind=pair").text
+    shown = {kind: 'name="active_choice"' in client.get(f"/feedback/new?kind={kind}").text for kind in ("pair", "single", "rank")}
+    assert shown == {"pair": True, "single": False, "rank": True}
 
 
 def test_import_makes_items_and_leads_to_the_project(client: TestClient) -> None:
@@ -89,6 +91,18 @@ def test_import_makes_items_and_leads_to_the_project(client: TestClient) -> None
     assert by_file.status_code == 200 and by_file.headers["hx-redirect"].startswith("/feedback/prj_"), by_file.text
     items = client.get(by_file.headers["hx-redirect"] + "/items?q=Question 7").text
     assert "Question 7?" in items and "Question 3?" not in items
+
+
+@pytest.mark.one_stack
+def test_what_is_pasted_is_split_into_lines_as_a_file_is(client: TestClient, stack: Stack) -> None:
+    odd = "one\u2028two\u2029three\x85four\x0cfive"
+    answers = [{"text": f"{odd} {word}"} for word in ("a", "b")]
+    text = "\r\n".join(json.dumps({"prompt": f"{odd} {n}?", "responses": answers}, ensure_ascii=False) for n in range(2))
+    assert "2 items" in client.post("/feedback/new/look", data={"head": text}, headers=HTMX).text
+    made = client.post("/feedback/new", data={"kind": "pair", "name": "Pasted", "source": "import", "text": text})
+    assert made.status_code == 303, made.text
+    with stack.database.read() as session:
+        assert {item.prompt[0]["content"] for item in session.scalars(select(Item))} == {f"{odd} {n}?" for n in range(2)}
 
 
 @pytest.mark.parametrize(

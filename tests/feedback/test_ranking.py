@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.errors import Invalid
-from app.feedback import biases, ranking
+from app.feedback import biases, choice, ranking
 from app.feedback.intervals import Estimate
 from app.feedback.ranking import Comparison, Ranking
 
@@ -253,19 +252,33 @@ def test_how_many_votes_are_needed() -> None:
         ranking.votes_needed(ranking.rate(duel(4, 1)), half_width=0)
 
 
+def counted(**pairs: tuple[float, int]) -> list[tuple[str, str, float, int]]:
+    """Votes by pair: `ab=(30, 60)` is a winning 30 of 60 against b."""
+    return [(pair[0], pair[1], won, n) for pair, (won, n) in pairs.items()]
+
+
 def test_the_next_pair_is_the_one_least_known() -> None:
-    votes = [*duel(50, 50), *duel(5, 5, a="b", b="c"), *duel(40, 60, a="c", b="d")]
-    found, pairs = ranking.rate(votes), list(combinations("abcd", 2))
-    assert set(ranking.most_uncertain(found, [("a", "b"), ("b", "c"), ("c", "d")])) == {("b", "c")}
+    found = choice.known("abcd", counted(ab=(50, 100), bc=(5, 10), cd=(40, 100)))
+    chain = ["ab", "bc", "cd"]
+    assert set(choice.most_uncertain(found, chain)) == {1}
+    once_each = choice.most_uncertain(found, chain, 5, left=[1, 1, 1])
+    assert once_each[0] == 1 and sorted(once_each) == [0, 1, 2]
     # between equals of equal variance the next goes elsewhere, and a stranger comes first
-    assert ranking.most_uncertain(found, [*pairs, ("a", "new")])[0] == ("a", "new")
-    assert len(set(ranking.most_uncertain(ranking.rate([]), pairs, 3))) == 3
-    assert ranking.most_uncertain(found, []) == []
+    assert choice.most_uncertain(choice.known([*"abcd", "e"], counted(ab=(50, 100), bc=(5, 10))), [*chain, "ae"], 1) in ([2], [3])
+    assert len(set(choice.most_uncertain(choice.known("abcd", []), list(combinations("abcd", 2)), 3))) == 3
+    assert choice.most_uncertain(found, []) == [] == choice.most_uncertain(found, ["xy"])
 
 
-def test_of_pairs_known_equally_well_the_closer_one_is_asked() -> None:
-    found = ranking.rate([*duel(50, 50), *duel(50, 50, a="b", b="c")], anchor="b")
-    far_apart = replace(found, elo=np.array([400.0, 0.0, 50.0]), covariance=np.diag([900.0, 0.0, 900.0]))
-    assert ranking.most_uncertain(far_apart, [("a", "b"), ("b", "c")]) == [("b", "c")]
-    less_known = replace(far_apart, covariance=np.diag([9_000.0, 0.0, 900.0]))
-    assert ranking.most_uncertain(less_known, [("a", "b"), ("b", "c")]) == [("a", "b")]
+def test_of_pairs_known_equally_well_the_closer_one_is_asked_and_a_ranking_counts_all_its_pairs() -> None:
+    even = choice.Known(tuple("abcd"), np.array([2.3, 0.0, 0.3, 0.0]), np.diag([0.03] * 4))
+    assert choice.most_uncertain(even, ["ab", "bc"]) == [1]
+    less = even._replace(covariance=np.diag([0.3, 0.03, 0.03, 0.03]))
+    assert choice.most_uncertain(less, ["ab", "bc"]) == [0]
+    assert choice.most_uncertain(even, ["bc", "bcd", "bd"]) == [1]
+
+
+def test_added_up_votes_give_the_ratings_that_single_ones_give() -> None:
+    votes = [*duel(50, 40), *duel(5, 15, a="b", b="c")]
+    found, one_by_one = choice.known("abc", counted(ab=(50, 90), bc=(5, 20))), ranking.rate(votes, anchor="b")
+    elo = {name: (value - found.theta[1]) * ranking.ELO for name, value in zip(found.names, found.theta, strict=True)}
+    assert elo == pytest.approx({name: one_by_one.elo[place] for place, name in enumerate(one_by_one.names)}, abs=0.01)

@@ -35,6 +35,11 @@ def frozen(session: Session, project: Project, **rules: Any) -> tuple[Snapshot, 
     return snapshot, session.get_one(Dataset, snapshot.dataset_id)
 
 
+def trained_rows(session: Session, project: Project) -> list[dict[str, Any]]:
+    """Rows for training of a snapshot for KTO."""
+    return [each for each in rows_of(frozen(session, project, shape="unpaired")[1]) if each["split"] == "train"]
+
+
 def exported(session: Session, project: Project, **rules: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in snapshots.export(session, project, Rules(**{"held_out": 0, **rules}))]
 
@@ -195,7 +200,12 @@ def test_what_raters_contradict_each_other_in_becomes_label_smoothing(stack: Sta
                 say(session, item, rater, 2 if place == 0 and number % 5 == 0 else -2)
         sheet = snapshots.preflight(session, project, Rules())
         assert sheet.flips and 0 < sheet.flips.value < 0.2 and sheet.label_smoothing == round(sheet.flips.value, 2)
+        assert sheet.suggested == {"epochs": 1.0, "loss": "robust", "label_smoothing": sheet.label_smoothing}
+        # Of four pairs one vote of three is against the others; of these three votes two see one for and one against, and have no most.
+        assert {grade: (share.n, round(share.value, 4)) for grade, share in sheet.people.items()} == {"2": (52, round(48 / 52, 4))}
         assert snapshots.preflight(session, project, Rules(shape="margin")).label_smoothing is None
+        _, dataset = frozen(session, project)
+        assert dataset.lineage and dataset.lineage["people"]["2"]["n"] == 52
 
 
 def test_the_share_of_the_model_to_be_trained_is_told(stack: Stack) -> None:
@@ -219,8 +229,8 @@ def test_weights_balance_good_and_bad_answers(stack: Stack) -> None:
         sheet = snapshots.preflight(session, project, Rules(shape="unpaired"))
         assert sheet.grades == {"false": 10, "true": 30} and sheet.neighbours == 0 and sheet.longest_run
         assert sheet.weights and sheet.weights["desirable_weight"] == 1.0
-        balance = 30 / (10 * sheet.weights["undesirable_weight"])
-        assert 1 <= balance <= 1.33
+        good, bad = (sum(each["row"]["label"] is label for each in trained_rows(session, project)) for label in (True, False))
+        assert 1 <= good / (bad * sheet.weights["undesirable_weight"]) <= 1.33 and sheet.suggested == {**sheet.weights, "epochs": 1.0}
 
 
 def test_no_votes_are_said_so(stack: Stack) -> None:

@@ -16,10 +16,13 @@ from starlette.testclient import TestClient
 from app.datasets.tables import Dataset
 from app.feedback import api_train, pages_train
 from app.feedback.tables import Project, Snapshot
+from app.jobs.tables import Job
 from app.main import create_app
+from app.runs.tables import Run
 from tests.conftest import Stack
 from tests.factories import add_checkpoint
 from tests.feedback.rated import add_item, add_project, add_rater, rated_pairs, say
+from tests.feedback.test_answering import loop
 
 
 @pytest.fixture
@@ -74,14 +77,76 @@ def test_freeze_and_train_leads_to_a_new_run(client: TestClient, stack: Stack, p
     [dataset] = datasets_of(stack)
     assert answer.status_code == 303
     where = urlsplit(answer.headers["location"])
-    assert where.path == "/runs/new" and parse_qs(where.query) == {"method": ["dpo"], "dataset": [dataset.id], "checkpoint": [checkpoint]}
+    asked = {"method": ["dpo"], "dataset": [dataset.id], "checkpoint": [checkpoint], "params.epochs": ["1"]}
+    assert where.path == "/runs/new" and parse_qs(where.query) == asked
     form = client.get(answer.headers["location"])
-    assert f'value="{dataset.id}" selected' in form.text and "taste-preference" in form.text
+    assert f'value="{dataset.id}" selected' in form.text and "taste-preference" in form.text and "Left out" not in form.text
     started = client.post("/runs/new", data={"method": "dpo", "tuner": "lora", "dataset": dataset.id, "checkpoint": checkpoint})
     assert started.status_code == 303, started.text
     page = client.get(f"/feedback/{project_id}/train").text
     assert "taste-preference v1" in page and dataset.sha256 and dataset.sha256[:12] in page
+    run = started.headers["location"]
+    assert f'href="{run}"' in page and "queued" in page and f"{run}?" not in page
+    assert f'href="/feedback/{project_id}/train#snapshots"' in client.get(run).text
     assert client.get(f"/datasets/{dataset.id}").status_code == 200
+
+
+def test_what_the_votes_measure_is_filled_into_the_new_run(client: TestClient, stack: Stack) -> None:
+    with stack.database.write() as session:
+        start = add_checkpoint(session, stack.workspace_id, name="start", shapes={"model.layers.0.self_attn.q_proj.weight": [64, 64]})
+        project = add_project(session, stack.workspace_id, candidates=[{"checkpoint_id": start.id, "name": "start", "sampling": {}}])
+        raters = [add_rater(session, project, name) for name in "abc"]
+        for number in range(20):
+            answers = [{"text": "ours", "checkpoint_id": start.id}, "theirs"]
+            item = add_item(session, project, f"prompt {number}", answers)
+            for place, rater in enumerate(raters):
+                say(session, item, rater, 2 if place == 0 and number % 5 == 0 else -2 - number % 2)
+    shown = client.get(f"/feedback/{project.id}/train").text
+    for words in (
+        "People agree on much better",
+        "Same prompt on both sides",
+        "Length of a row",
+        "Wrong labels",
+        "robust",
+        "Time",
+        "Memory",
+    ):
+        assert words in shown, words
+    assert f'<option value="{start.id}" selected' in shown  # what answered first is what is trained, unless another is chosen
+    answer = client.post(f"/feedback/{project.id}/train", data={"checkpoint": start.id, "go": "train"})
+    asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert asked["params.loss"] == ["robust"] and 0 < float(asked["params.label_smoothing"][0]) < 0.2
+    form = unescape(client.get(answer.headers["location"]).text)
+    assert '<option value="robust" selected' in form and f'value="{asked["params.label_smoothing"][0]}"' in form
+    [dataset] = datasets_of(stack)
+    filled = {name.removeprefix("f-"): values[0] for name, values in asked.items()}
+    started = client.post("/runs/new", data={"tuner": "lora", **filled})
+    assert started.status_code == 303, started.text
+    with stack.database.read() as session:
+        run = session.scalars(select(Run)).one()
+    assert (run.params["loss"], run.params["epochs"], run.dataset_id) == ("robust", 1.0, dataset.id)
+
+
+def test_a_finished_run_joins_with_one_click(client: TestClient, stack: Stack) -> None:
+    with stack.database.write() as session:
+        project, start, trained, _ = loop(session, stack)
+    page = client.get(f"/feedback/{project.id}/train").text
+    assert f"/feedback/{project.id}/answer?checkpoint={trained.id}" in page
+    form = client.get(f"/feedback/{project.id}/answer?checkpoint={trained.id}").text
+    assert f'name="against.{start.id}" value="on" checked' in form and "it was trained from this" in form and 'value="0.9"' in form
+    wrong = client.post(f"/feedback/{project.id}/answer", data={"checkpoint": trained.id, "chosen": "1", "temperature": "hot"})
+    assert wrong.status_code == 422 and "Choose at least one other model" in wrong.text
+    data = {"checkpoint": trained.id, "chosen": "1", f"against.{start.id}": "on", "temperature": "hot", "limit": "5"}
+    wrong = client.post(f"/feedback/{project.id}/answer", data=data)
+    assert wrong.status_code == 422 and "temperature" in wrong.text and 'value="hot"' in wrong.text
+    assert client.post(f"/feedback/{project.id}/answer", data={"checkpoint": "<b>"}).status_code == 404
+    with stack.database.read() as session:
+        assert not list(session.scalars(select(Job)))
+    answer = client.post(f"/feedback/{project.id}/answer", data={"checkpoint": trained.id})
+    assert answer.status_code == 303 and answer.headers["location"] == f"/feedback/{project.id}"
+    assert "Waiting for a worker" in client.get(answer.headers["location"]).text
+    again = client.post(f"/feedback/{project.id}/answer", data={"checkpoint": trained.id})
+    assert again.status_code == 409 and "generated for this project already" in again.text
 
 
 def test_freezing_twice_keeps_one(client: TestClient, stack: Stack, project_id: str) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from app import web
@@ -46,6 +47,7 @@ def failing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
         "full": OSError(errno.ENOSPC, "No space left on device"),
         "database-full": OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full")),
         "huge": OverflowError("Python int too large to convert to SQLite INTEGER"),
+        "gone": ClientDisconnect(),
     }
 
     def fail(kind: str, who: Reader) -> None:
@@ -89,6 +91,7 @@ def program(failing: FastAPI, api: TestClient) -> TestClient:
         ("conflict", 409, "conflict", "ended already"),
         ("locked", 503, "unavailable", "try again"),
         ("full", 507, "disk_full", "Free some space"),
+        ("gone", 400, "bad_request", "broke off"),
         ("database-full", 507, "disk_full", "Free some space"),
         ("huge", 422, "invalid", "too large"),
     ],

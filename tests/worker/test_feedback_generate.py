@@ -72,6 +72,8 @@ def test_pairs_of_many_candidates_come_equally_often() -> None:
     assert len(pairs) == 10 and set(pairs.values()) == {10}
     assert [items_of("pair", 5, "one", 3, n) for n in range(10)] != [items_of("pair", 5, "one", 4, n) for n in range(10)]
     assert len(items_of("pair", 4, "all", 3, 0)) == 6
+    first = Counter(items_of("pair", 4, "first", 3, number)[0] for number in range(30))
+    assert first == {((0, 0), (other, 0)): 10 for other in (1, 2, 3)}
     assert items_of("pair", 1, "one", 3, 0) == [((0, 0), (0, 1))] and items_of("pair", 2, "one", 3, 9) == [((0, 0), (1, 0))]
     assert items_of("single", 2, "one", 3, 0) == [((0, 0),), ((1, 0),)] and items_of("rank", 3, "one", 3, 0) == [((0, 0), (1, 0), (2, 0))]
 

@@ -6,15 +6,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+from threading import Event
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app import storage
 from app.checkpoints import service
 from app.checkpoints.manifest import verify_manifest
+from app.jobs.tables import Job
 from tests.conftest import Stack
 from tests.models import tiny_llama_folder
+from worker import run_jobs
 
 pytest.importorskip("torch", reason="needs the train extra")
 pytestmark = pytest.mark.train
@@ -45,6 +49,20 @@ def test_a_folder_is_imported_by_a_worker(api: TestClient, client: TestClient, s
     assert not list((stack.settings.storage / "work").glob("*"))
     assert api.delete(f"/api/v1/checkpoints/{made['id']}").status_code == 204
     assert not storage.path(f"checkpoints/{made['id']}").exists()
+
+
+@pytest.mark.parametrize("stack", ["sqlite"], indirect=True)
+def test_a_child_that_hears_nothing_for_too_long_ends_itself_and_is_tried_again(
+    api: TestClient, stack: Stack, work: Callable[..., None]
+) -> None:
+    made = api.post("/api/v1/checkpoints", json={"source": "folder", "ref": str(tiny_llama_folder()), "name": "tiny"}).json()
+    seldom = stack.settings.model_copy(update={"lease_seconds": 0.5, "heartbeat_seconds": 60.0})
+    assert run_jobs.one(stack.database, seldom, "w", "cpu", Event())
+    with stack.database.read() as session:
+        job = session.scalars(select(Job)).one()
+        assert (job.status, job.failures) == ("queued", 1), job.reason
+    work(runs=False)
+    assert api.get(f"/api/v1/checkpoints/{made['id']}").json()["status"] == "ready"
 
 
 def test_a_folder_that_is_refused_says_why_on_its_row(
