@@ -203,7 +203,7 @@ def snapshot(rest: Rest, project: str, shape: str, name: str) -> dict[str, Any]:
     made = rest("POST", f"/feedback/projects/{project}/snapshots", json={"shape": shape})
     rest.wait(f"/datasets/{made['dataset']}")
     counts = made["counts"]
-    left_out = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
+    left_out = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items()) or "none"
     print(
         f"          snapshot for {name}: {counts['train_rows']} rows to train on, {counts['eval_rows']} to evaluate; left out: {left_out}"
     )
@@ -257,11 +257,13 @@ def numbers(place: Studio, rest: Rest, start: str, checkpoint: str, rows: list[t
     import torch
 
     from worker import rewards
+    from worker.libraries import quiet
 
     torch.set_num_threads(int(place.environment["OMP_NUM_THREADS"]))
     run = rest("GET", f"/checkpoints/{checkpoint}")["run_id"]
     adapter = next((place.home / "storage" / "runs" / run / "checkpoints").glob("step-*"))
-    scorer = rewards.load({"path": place.home / "storage" / "checkpoints" / start, "adapter": adapter})
+    with quiet():
+        scorer = rewards.load({"path": place.home / "storage" / "checkpoints" / start, "adapter": adapter})
     return rewards.score(scorer, [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in rows])
 
 

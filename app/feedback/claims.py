@@ -26,6 +26,8 @@ Some = TypeVar("Some", bound=answers.Placed)
 SOFT_SECONDS = 120
 """Lease of an item that is fetched ahead: one that is never looked at is soon free for others."""
 MOST_AHEAD = 9
+TICK = 1e-5
+"""Seconds between what one rater takes within one tick of the clock, so that its order is kept."""
 WINDOW = 200
 """How many started items a claim looks at before it starts a new one: somebody who rates alone has rated all of them."""
 REPEAT_DISTANCE = 20
@@ -140,7 +142,7 @@ def claim(session: Session, project: Project, rater: Rater, *, ahead: int = 0) -
     if len(held) > ahead:
         slot: Held | None = _renewed(session, rater, held[ahead], seconds)
     else:
-        slot = _take(session, project, rater, seconds, statements.retaking()) if len(there) > len(held) else None
+        slot = _take(session, project, rater, seconds, statements.retaking(), len(held)) if len(there) > len(held) else None
         slot = slot or _fresh(session, project, rater, seconds, len(held))
     if slot is None:
         return None
@@ -186,8 +188,8 @@ def _renewed(session: Session, rater: Rater, slot: Held, seconds: float) -> Held
     return slot if until is None else slot._replace(lease_until=until)
 
 
-def _take(session: Session, project: Project, rater: Rater, seconds: float, taking: Update) -> Held | None:
-    mine = {"for_rater": rater.id, "of_project": project.id, "lease_for": float(seconds)}
+def _take(session: Session, project: Project, rater: Rater, seconds: float, taking: Update, held: int) -> Held | None:
+    mine = {"for_rater": rater.id, "of_project": project.id, "lease_for": float(seconds), "behind": held * TICK}
     connection = session.connection()
     if connection.dialect.name == "postgresql":
         rows = connection.execute(statements.taking_and_looking(taking), mine).all()
@@ -201,7 +203,7 @@ def _fresh(session: Session, project: Project, rater: Rater, seconds: float, hel
     if rater.status == "practice":
         item_id = _unseen(session, project, rater, "practice") if rater.practised + held < project.practice else None
         if item_id is not None:
-            return _own(session, project, rater, item_id, seconds)
+            return _own(session, project, rater, item_id, seconds, held)
         if held:  # the last practice items are still being judged
             return None
         rater.status = "active"
@@ -210,12 +212,12 @@ def _fresh(session: Session, project: Project, rater: Rater, seconds: float, hel
     if drawn < project.gold_rate:
         item_id = _unseen(session, project, rater, "gold")
         if item_id is not None:
-            return _own(session, project, rater, item_id, seconds)
+            return _own(session, project, rater, item_id, seconds, held)
     elif drawn > 1 - project.repeat_rate:
         item_id = _to_repeat(session, project, rater)
         if item_id is not None:
-            return _own(session, project, rater, item_id, seconds, round=1)
-    return _take(session, project, rater, seconds, _queue())
+            return _own(session, project, rater, item_id, seconds, held, round=1)
+    return _take(session, project, rater, seconds, _queue(), held)
 
 
 @cache
@@ -269,11 +271,11 @@ def _to_repeat(session: Session, project: Project, rater: Rater) -> str | None:
     return None
 
 
-def _own(session: Session, project: Project, rater: Rater, item_id: str, seconds: float, round: int = 0) -> Held:
+def _own(session: Session, project: Project, rater: Rater, item_id: str, seconds: float, held: int, round: int = 0) -> Held:
     """A slot made for this rater alone."""
     k = slots.fresh_number()
     made = {"item_id": item_id, "k": k, "project_id": project.id, "round": round, "rank": OWN, "rater_id": rater.id}
-    moment: dict[str, Any] = {"order_key": now(), "lease_until": now() + seconds}
+    moment: dict[str, Any] = {"order_key": now() + held * TICK, "lease_until": now() + seconds}
     there = statements.SLOT
     returned = insert(Slot.__table__).values(**made, **moment).returning(there.order_key, there.lease_until)  # type: ignore[arg-type]
     return Held(item_id, k, round, *session.connection().execute(returned).one())

@@ -209,12 +209,12 @@ def taking_and_looking(taking: Update) -> Select[Any]:
 
 
 def _taking(which: Select[Any]) -> Update:
-    """Leases the slot that a query gives; the time is its new place."""
+    """Leases the slot that a query gives; the time is its new place, behind what the rater holds since the same tick of the clock."""
     values = {
         "rater_id": bindparam("for_rater"),
         "lease_until": now() + bindparam("lease_for", type_=Double()),
         "rank": case((SLOT.rank == _OWN, SLOT.rank), else_=_STARTED),
-        "order_key": now(),
+        "order_key": now() + bindparam("behind", type_=Double()),
     }
     taken = update(_SLOTS).where(tuple_(SLOT.item_id, SLOT.k) == which.scalar_subquery())
     return taken.values(values).returning(SLOT.item_id, SLOT.k, SLOT.round, SLOT.order_key, SLOT.lease_until)
