@@ -45,8 +45,8 @@ up: setup ## set up and start web server and worker
 	@exec .venv/bin/luthier up
 
 test: setup ## run every test but soak, bench and gpu
-	@.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow and not browser and not soak and not bench and not gpu"
-	@.venv/bin/python -m pytest -n auto --dist loadfile -m "(slow or browser) and not soak and not bench and not gpu"
+	@.venv/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not browser and not soak and not bench and not gpu"
+	@.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "(slow or browser) and not soak and not bench and not gpu"
 
 lint: setup ## check style, types and import rules
 	@.venv/bin/ruff check .

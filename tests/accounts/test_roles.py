@@ -41,6 +41,7 @@ def test_the_table_names_every_route(app: FastAPI) -> None:
     assert ROUTES.keys() - routes(app) == set(), "these routes are gone; take them out of tests/accounts/matrix.py"
 
 
+@pytest.mark.one_stack
 @pytest.mark.parametrize("identity", ["anonymous", "rater", "viewer", "engineer", "workspace admin", "admin"])
 def test_every_route_lets_in_whom_the_table_says(
     stack: Stack, anonymous: TestClient, as_role: Callable[[str], TestClient], app: FastAPI, identity: str

@@ -49,6 +49,7 @@ def opens(scope: str, method: str, path: str) -> bool:
     return OPENED_BY.get(noun) == scope or (noun not in OPENED_BY and scope == "admin" and method not in SAFE)
 
 
+@pytest.mark.one_stack
 @pytest.mark.parametrize("scope", list(SCOPES))
 def test_every_route_is_open_to_the_scopes_that_say_so(app: FastAPI, client: TestClient, scope: str) -> None:
     program = script(app, client, scopes=[scope])

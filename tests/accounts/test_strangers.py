@@ -6,6 +6,7 @@ import random
 import re
 from itertools import cycle
 
+import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.testclient import TestClient
@@ -44,6 +45,7 @@ def needed_queries(app: FastAPI) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.one_stack
 def test_a_thousand_ids_of_nobody_find_nothing(app: FastAPI, client: TestClient) -> None:
     chance, queries = random.Random(7), needed_queries(app)
     wrong = []

@@ -52,7 +52,7 @@ def project_id(studio: Studio) -> str:
         return project.id
 
 
-@pytest.mark.parametrize("part", ["quality", "leaderboard", "leaderboard?adjusted=1", "adjudicate"])
+@pytest.mark.parametrize("part", ["quality", "leaderboard", "leaderboard?adjusted=1", "adjudicate", "train", "judges", "answer"])
 def test_axe_finds_nothing(page: Page, project_id: str, part: str) -> None:
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     for width in (1440, 390):

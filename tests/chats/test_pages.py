@@ -19,6 +19,8 @@ from tests.chats.talk import able_worker, answers, ask
 from tests.factories import add_checkpoint, add_dataset
 from tests.xss import PAYLOADS
 
+pytestmark = pytest.mark.one_stack
+
 FORM = {"system": "", "temperature": "0.7", "top_p": "0.95", "max_new_tokens": "64", "seed": ""}
 
 

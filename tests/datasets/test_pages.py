@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.datasets.test_datasets import BAD, ready
 from tests.datasets.test_upload import LINES, ROWS, left, send
+
+pytestmark = pytest.mark.one_stack
 
 HTMX = {"HX-Request": "true", "HX-Request-Type": "partial"}
 

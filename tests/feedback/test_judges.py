@@ -216,9 +216,8 @@ def test_agreement_with_people_next_to_people_among_each_other(stack: Stack) -> 
         session.execute(delete(Checkpoint).where(Checkpoint.id == learned.id))
 
 
+@pytest.mark.one_stack
 def test_single_answers_by_their_order_and_rankings_by_their_pairs(stack: Stack) -> None:
-    if stack.name == "postgres":
-        pytest.skip("the same as on SQLite")
     with stack.database.write() as session:
         checkpoint = add_checkpoint(session, stack.workspace_id, name="tiny").id
         single = rated.add_project(session, stack.workspace_id, "single")

@@ -160,10 +160,9 @@ def test_both_orders_are_averaged_and_people_never_count_it(stack: Stack, monkey
         assert report.figures[0].judge.n == 0 and "Principle: Be kind.\nWhich answer follows" in judge.questions[0]
 
 
+@pytest.mark.one_stack
 @pytest.mark.parametrize("kind", ["pair", "single", "rank"])
 def test_a_reward_judge_gives_the_scores_of_the_reward_model(stack: Stack, kind: str) -> None:
-    if kind != "pair" and stack.name == "postgres":
-        pytest.skip("the same as on SQLite")
     checkpoint = add_model(stack, "marks", rewarding, kind="full", config={"task": "reward"})
     count = {"pair": 2, "single": 1, "rank": 4}[kind]
     with stack.database.write() as session:
@@ -206,9 +205,8 @@ def test_a_reward_judge_gives_the_scores_of_the_reward_model(stack: Stack, kind:
         assert {one.preference for one in found} - {0}
 
 
+@pytest.mark.one_stack
 def test_single_answers_are_asked_for_a_number(stack: Stack) -> None:
-    if stack.name == "postgres":
-        pytest.skip("the same as on SQLite")
     checkpoint = add_model(stack, "tiny", copied)
     with stack.database.write() as session:
         project = rated.add_project(session, stack.workspace_id, "single", question="How good is it?")

@@ -20,6 +20,8 @@ from app.feedback.tables import Item, Project, Rater
 from tests.conftest import Stack
 from tests.factories import add_checkpoint, add_dataset
 
+pytestmark = pytest.mark.one_stack
+
 HTMX = {"HX-Request": "true", "HX-Request-Type": "partial"}
 PAIRS = [
     {"prompt": f"Question {n}?", "responses": [{"text": f"Answer {n}", "source": "alpha"}, {"text": f"Reply {n}", "source": "beta"}]}

@@ -17,6 +17,8 @@ from tests.conftest import Stack
 from tests.factories import add_checkpoint
 from tests.feedback import rated
 
+pytestmark = pytest.mark.one_stack
+
 NASTY = "<script>alert(1)</script>"
 
 

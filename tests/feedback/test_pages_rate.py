@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 from app.feedback.tables import Event, Rating, Slot
 from tests.conftest import Stack
 from tests.feedback.factories import SOURCES, add_project, pair
+
+pytestmark = pytest.mark.one_stack
 
 PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 

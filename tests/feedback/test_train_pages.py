@@ -24,6 +24,8 @@ from tests.factories import add_checkpoint
 from tests.feedback.rated import add_item, add_project, add_rater, rated_pairs, say
 from tests.feedback.test_answering import loop
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def app(stack: Stack) -> FastAPI:
