@@ -209,6 +209,7 @@ def kill_children() -> None:
                 child.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.parametrize("stack", ["sqlite", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
 @pytest.mark.slow
 def test_killed_and_rolled_back_it_goes_on_exactly(stack: Stack, work: Callable[..., None], on_progress: Any) -> None:
     models = add_model(stack), add_model(stack, "other", seed=5)

@@ -261,6 +261,7 @@ def test_what_is_gone_ends_it_with_words(stack: Stack) -> None:
         feedback_judge.main({**spec, "device": "cpu"}, Kept())
 
 
+@pytest.mark.parametrize("stack", ["sqlite", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_and_judges_nothing_twice(stack: Stack, work: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = add_model(stack, "tiny", copied)
