@@ -155,7 +155,9 @@ def voting(fills: bool, begins: bool) -> tuple[Writes, ...]:
         writes.append(filled.values(rater_id=bindparam("at_rater"), done_at=now(), lease_until=null()))
     if fills and begins:
         # Slots that are being taken at this moment are left alone: it is only an order.
-        others = select(SLOT.k).where(SLOT.item_id == item, SLOT.k != k, SLOT.done_at.is_(None), SLOT.rank == _WAITING)
+        # That they wait is not said plainly, as in `_is_held`: Postgres would read all that wait in all projects, 100 ms for 300,000.
+        waits = func.coalesce(SLOT.done_at, _ZERO) == _ZERO, SLOT.rank + _ZERO == _WAITING
+        others = select(SLOT.k).where(SLOT.item_id == item, SLOT.k != k, *waits)
         writes.append(mine.where(SLOT.k.in_(others.with_for_update(skip_locked=True))).values(rank=_STARTED))
     return tuple(writes)
 
