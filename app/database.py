@@ -107,16 +107,15 @@ class Database:
             self._reader = self._sqlite_engine("BEGIN")
         else:
             try:
-                # Postgres would compile some statements of the rating queue anew each time, 35 to 450 ms for less than one of work.
-                options = f"{parsed.query.get('options', '')} -c jit=off".strip()
                 self._writer = create_engine(
-                    parsed, pool_size=20, max_overflow=20, pool_pre_ping=True, connect_args={"connect_timeout": 10, "options": options}
+                    parsed, pool_size=20, max_overflow=20, pool_pre_ping=True, connect_args={"connect_timeout": 10}
                 )
             except ModuleNotFoundError:
                 raise ConfigError(
                     f"LUTHIER_DATABASE_URL names the driver “{parsed.drivername}”, which is not installed.", field="database_url"
                 ) from None
             event.listen(self._writer, "before_cursor_execute", _as_binary)
+            event.listen(self._writer, "connect", _without_compiling)
             # One view for the whole session, as on SQLite; the default of Postgres is a fresh one for every statement.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
 
@@ -185,6 +184,15 @@ class Database:
 
 def _lower(value: Any) -> str | None:
     return None if value is None else str(value).lower()
+
+
+def _without_compiling(connection: Any, _: object) -> None:
+    """Have Postgres run statements as they are: it would compile some of the rating queue anew each time, 35 to 450 ms for one of work.
+
+    Said after connecting, since a pooler between us and the database refuses what it does not know at the start of a connection.
+    """
+    connection.execute("SET jit = off")
+    connection.commit()
 
 
 def _as_binary(_connection: Any, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool) -> None:
