@@ -18,10 +18,10 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo up test lint format soak bench docs migration clean
+.PHONY: help setup demo up test test-methods lint format soak bench learning docs migration clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) static/vendor/.stamp ## install everything into .venv (does nothing when that is done)
 
@@ -45,8 +45,11 @@ up: setup ## set up and start web server and worker
 	@exec .venv/bin/luthier up
 
 test: setup ## run every test but soak, bench and gpu
-	@.venv/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not browser and not soak and not bench and not gpu"
-	@.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "(slow or browser) and not soak and not bench and not gpu"
+	@.venv/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not browser and not every and not soak and not bench and not gpu"
+	@.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "(slow or browser) and not every and not soak and not bench and not gpu"
+
+test-methods: setup ## train every method with every tuner on a tiny model, and all else there is to see about methods
+	@time .venv/bin/python -m pytest -q -n auto --dist worksteal tests/methods
 
 lint: setup ## check style, types and import rules
 	@.venv/bin/ruff check .
@@ -64,6 +67,9 @@ soak: setup ## kill trainer, worker and web again and again (minutes)
 bench: setup ## print the figures that the docs quote
 	@set -e; for file in $$(grep -l "^if __name__" benchmarks/*.py); do \
 		name="$$(basename "$$file" .py)"; echo "== python -m benchmarks.$$name"; .venv/bin/python -m "benchmarks.$$name"; done
+
+learning: setup ## see every method learn on the small model, with the defaults (hours on two cores); `make docs` then shows it
+	@.venv/bin/python -m benchmarks.learning --record
 
 docs: setup ## write docs/reference from the code; with pictures=1 also the pictures, from a studio that trains (a quarter of an hour)
 	@.venv/bin/python docs/reference.py

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastapi import Request
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from app.errors import Invalid
+from app.references import MARK
+from app.settings import switched_off
 
-Kind = Literal["integer", "number", "boolean", "choice", "text"]
+Kind = Literal["integer", "number", "boolean", "choice", "text", "lines", "long", "checkpoint", "checkpoints", "parts"]
 OTHER = "Settings"
 
 
@@ -40,6 +45,26 @@ class Field:
     error: str | None = None
     changed: bool = False
     """Whether the value differs from the default."""
+    tasks: tuple[str, ...] = ()
+    """What the checkpoint to choose may do (`app.references`)."""
+    chosen: tuple[str, ...] = ()
+    """The values of a list of checkpoints."""
+    parts: tuple[Part, ...] = ()
+    """The entries of a list of settings."""
+    addable: tuple[tuple[str, str], ...] = ()
+    """Kinds of entries that can be added, with what people call them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of a list of settings, each kind with fields of its own."""
+
+    id: str
+    """Such as `params.rewards.0`."""
+    kind: str
+    title: str
+    help: str
+    fields: tuple[Field, ...]
 
 
 @dataclass(frozen=True)
@@ -83,19 +108,79 @@ def groups(
     given, wrong, hints = values or {}, errors or {}, suggestions or {}
     gathered: dict[str, list[Field]] = {}
     for name, schema in params.model_json_schema().get("properties", {}).items():
-        field = _field(params, prefix, name, schema, given.get(name), wrong.get(f"{prefix}.{name}"), hints.get(name))
+        field = _field(params, prefix, name, schema, given.get(name), wrong, hints.get(name))
         gathered.setdefault(str(schema.get("group", OTHER)), []).append(field)
     return [Group(title, tuple(fields)) for title, fields in gathered.items()]
 
 
-def _field(params: type[BaseModel], prefix: str, name: str, schema: dict[str, Any], value: Any, error: str | None, hint: Any) -> Field:
+def _list(params: type[BaseModel], id: str, name: str, schema: dict[str, Any], value: Any, errors: Mapping[str, str]) -> Field:
+    """A field that holds several checkpoints, or several sets of settings."""
+    declared = params.model_fields[name]
+    default = declared.get_default(call_default_factory=True, validated_data={})
+    default = default if isinstance(default, list) else []
+    entries = value if isinstance(value, list) else [each.model_dump() if isinstance(each, BaseModel) else each for each in default]
+    told: dict[str, Any] = {
+        "id": id,
+        "name": name,
+        "title": declared.title or _words(name),
+        "help": " ".join((declared.description or "").split()),
+        "value": typed(entries) if entries else "",
+        "default": "",
+        "optional": False,
+        "advanced": bool(schema.get("advanced")),
+        "error": errors.get(id),
+        "changed": value is not None and bool(entries),
+    }
+    kinds = variants(params, name)
+    if not kinds:
+        return Field(kind="checkpoints", tasks=tuple(schema["items"].get(MARK, ())), chosen=tuple(map(str, entries)), **told)
+    parts = []
+    for number, entry in enumerate(entries):
+        kind = str(entry.get("kind", "")) if isinstance(entry, dict) else ""
+        if kind in kinds:
+            fields = [field for group in groups(kinds[kind], f"{id}.{number}", entry, errors) for field in group.fields]
+            shown = tuple(field for field in fields if field.name != "kind")
+            parts.append(Part(f"{id}.{number}", kind, title_of(kinds[kind]), inspect.getdoc(kinds[kind]) or "", shown))
+    return Field(
+        kind="parts",
+        parts=tuple(parts),
+        addable=tuple((kind, title_of(each)) for kind, each in kinds.items() if not switched_off(each)),
+        **told,
+    )
+
+
+def title_of(part: type[BaseModel]) -> str:
+    """What people call a kind of entry: the `title` of its class, or its kind in words."""
+    return str(part.model_config.get("title") or _words(str(part.model_fields["kind"].default)))
+
+
+def variants(params: type[BaseModel], name: str) -> dict[str, type[BaseModel]]:
+    """The kinds of entries a list of settings may have, by the value of their field `kind`; none for any other field."""
+
+    def models(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [model for part in get_args(annotation) for model in models(part)]
+
+    return {str(model.model_fields["kind"].default): model for model in models(params.model_fields[name].annotation)}
+
+
+def _field(
+    params: type[BaseModel], prefix: str, name: str, schema: dict[str, Any], value: Any, errors: Mapping[str, str], hint: Any
+) -> Field:
+    if schema.get("type") == "array" and (MARK in schema.get("items", {}) or variants(params, name)):
+        return _list(params, f"{prefix}.{name}", name, schema, value, errors)
     kinds = schema.get("anyOf", [schema])
     declared_type = next(each for each in kinds if each.get("type") != "null")
     declared = params.model_fields[name].get_default(call_default_factory=True, validated_data={})
+    declared = None if declared is PydanticUndefined else declared
     default = typed(hint if declared is None and hint is not None else declared)
     integer = declared_type.get("type") == "integer"
-    kind: Kind = "choice" if "enum" in declared_type else _KINDS.get(declared_type.get("type", ""), "text")
-    shown = typed(value)
+    tasks = tuple(declared_type.get(MARK, ()))
+    lines = declared_type.get("type") == "array" and declared_type.get("items", {}).get("type") == "string"
+    text: Kind = "lines" if lines else "long" if schema.get("multiline") else "text"
+    kind: Kind = "checkpoint" if tasks else "choice" if "enum" in declared_type else _KINDS.get(declared_type.get("type", ""), text)
+    shown = "\n".join(map(str, value)) if lines and isinstance(value, list) else typed(value)
     return Field(
         id=f"{prefix}.{name}",
         name=name,
@@ -110,8 +195,9 @@ def _field(params: type[BaseModel], prefix: str, name: str, schema: dict[str, An
         maximum=_limit(declared_type, "maximum", "exclusiveMaximum"),
         step="1" if integer else "any",
         advanced=bool(schema.get("advanced")),
-        error=error,
+        error=errors.get(f"{prefix}.{name}"),
         changed=shown not in ("", default),
+        tasks=tasks,
     )
 
 
@@ -132,6 +218,8 @@ def typed(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         short = f"{value:.12g}"
         return re.sub(r"e([+-])0*(\d)", r"e\1\2", short)
@@ -155,9 +243,34 @@ def values_of(params: type[BaseModel], form: Mapping[str, Any], prefix: str) -> 
         if name == key or not isinstance(value, str) or not value.strip():
             continue
         text = value.strip()
+        name, *inside = name.split(".")
         field = params.model_fields.get(name)
+        if inside and field is not None:
+            _put(found.setdefault(name, {}), inside, text)
+            continue
+        name = ".".join((name, *inside))
         found[name] = text in ("on", "true", "1") if field is not None and field.annotation is bool else text
-    return found
+    return {name: _listed(value) for name, value in found.items()}
+
+
+def _put(place: Any, path: list[str], text: str) -> None:
+    """Put a value where its name says; a name that contradicts another one is left out."""
+    for step in path[:-1]:
+        if not isinstance(place, dict):
+            return
+        place = place.setdefault(step, {})
+    if isinstance(place, dict):
+        place[path[-1]] = text
+
+
+def _listed(value: Any) -> Any:
+    """Fields numbered in a form (`rewards.0.kind`) as a list, in the order of their numbers."""
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _listed(each) for name, each in value.items()}
+    if all(name.isdecimal() and len(name) < 6 for name in inner):
+        return [inner[name] for name in sorted(inner, key=int)]
+    return inner
 
 
 def errors_of(error: Invalid) -> dict[str, str]:

@@ -44,6 +44,7 @@ NOUNS = (
     "accounts",
     "datasets",
     "checkpoints",
+    "chains",
     "exports",
     "feedback",
     "plans",

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -101,6 +101,15 @@ class Settings(BaseSettings):
     """Most questions that may wait for a worker, of everybody together."""
     hub_url: str = "https://huggingface.co"
     """Model hub that checkpoints are imported from."""
+    writer_url: str = ""
+    """OpenAI-compatible API that recipes may ask for answers, such as `https://api.example.org/v1`; web and workers need it. What recipes
+    send goes to this address alone. Everyone who may make datasets can use it. Empty: only checkpoints write."""
+    writer_key: str = ""
+    """Key of that API, sent as a bearer token; only workers need it. It is never shown, and kept neither in datasets nor in logs."""
+    writer_model: str = ""
+    """Model that is asked for there; needed with WRITER_URL."""
+    python_rewards: bool = False
+    """Let runs take rewards written in Python; set it on web server and workers. Whoever may start a run can then run code on a worker."""
     model_folders: str = ""
     """Folders an engineer may import checkpoints from, separated by `:`. Empty: only an admin may name a folder."""
     trackers: str = ""
@@ -142,6 +151,14 @@ class Settings(BaseSettings):
     def _mail_server(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in ("smtp", "smtps") or not urlsplit(value).hostname):
             raise ValueError("it has the form smtp://user:password@host:587 or smtps://host:465")
+        return value
+
+    @field_validator("writer_url", mode="after")
+    @classmethod
+    def _api(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment):
+            raise ValueError("it has the form https://host/v1, without user, password, ? and #")
         return value
 
     @property
@@ -206,6 +223,13 @@ class Settings(BaseSettings):
     def loopback_only(self) -> bool:
         """Whether only this machine can reach the web server."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def switched_off(kind: type[BaseModel]) -> str | None:
+    """The setting that a kind of entry names as `setting` in its schema, where that is off; None where it may be used."""
+    extra = kind.model_config.get("json_schema_extra")
+    needed = extra.get("setting") if isinstance(extra, dict) else None
+    return str(needed) if needed is not None and not getattr(get_settings(), str(needed)) else None
 
 
 @lru_cache

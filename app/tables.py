@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import app.accounts.tables
+import app.chains.tables
 import app.chats.tables
 import app.checkpoints.tables
 import app.datasets.tables

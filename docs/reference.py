@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import click
 import typer
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from of_methods import overview
+from of_methods import pages as of_methods
+from wording import allowed, cell, code, sentence
 
-from app import cli, methods, recipes, tuners
+from app import cli
 from app.accounts import documents, scopes
 from app.main import create_app
 from app.settings import Settings
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "reference"
 WRITTEN = "<!-- Written by `make docs` from the code; edit the docstrings there. -->\n"
 HEADS = {
     "settings": "# Settings\n\nEvery setting is an environment variable. `luthier settings` prints them with where each comes from.\n",
-    "methods": "# Methods, tuners and recipes\n\nA run has an objective (what is learned) and a tuner (which weights may change). "
+    "methods": "# Methods, tuners and recipes\n\nA run has a method (what is learned) and a tuner (which weights may change). "
     "`GET /api/v1/methods` and `/api/v1/tuners` give the same as JSON Schema.\n",
     "rest": "# REST\n\nJSON in and out under `/api/v1`, with `Authorization: Bearer lt_…` or the browser's session. "
     "[The guide](../rest.md) has errors, lists and retries. Signed-in callers find the OpenAPI document at `/openapi.json`.\n",
@@ -41,35 +41,13 @@ def generate() -> dict[str, str]:
     """File name -> text of every page of the reference."""
     with tempfile.TemporaryDirectory() as home:
         app = create_app(Settings(home=Path(home), database_url="", public_url="http://127.0.0.1:8000"))
-    parts = {"settings": settings(), "methods": declared(), "rest": rest(app), "pages": pages(app), "commands": commands()}
-    return {
-        f"{name}.md": WRITTEN + HEADS[name] + re.sub(r"\n{3,}", "\n\n", "\n" + "\n".join(lines)).rstrip() + "\n"
-        for name, lines in parts.items()
-    }
+    parts = {"settings": settings(), "methods": overview(), "rest": rest(app), "pages": pages(app), "commands": commands()}
+    made = {f"{name}.md": _text(HEADS[name], lines) for name, lines in parts.items()}
+    return made | {name: _text("", lines) for name, lines in of_methods().items()}
 
 
-def sentence(text: str | None) -> str:
-    """A docstring on one line."""
-    return " ".join(inspect.cleandoc(text or "").split())
-
-
-def cell(text: Any) -> str:
-    """Text that does not break its table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
-def code(value: Any) -> str:
-    """A value as people would type it."""
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, list | tuple) and value:
-        return f"`{', '.join(map(str, value))}`"
-    return "empty" if value in ("", None, [], ()) else f"`{value}`"
-
-
-def number(value: float) -> str:
-    """A limit, with commas between thousands."""
-    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+def _text(head: str, lines: Iterable[str]) -> str:
+    return WRITTEN + head + re.sub(r"\n{3,}", "\n\n", "\n" + "\n".join(lines)).rstrip() + "\n"
 
 
 # --- settings -------------------------------------------------------------------------------------------------------------
@@ -82,73 +60,6 @@ def settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         default = "see right" if field.default_factory else code(field.default)
         yield f"| `LUTHIER_{name.upper()}` | {default} | {cell(sentence(field.description))} |"
-
-
-# --- methods --------------------------------------------------------------------------------------------------------------
-
-
-def declared() -> Iterator[str]:
-    """Objectives, tuners and recipes from their registries."""
-    for title, registry in (("Objectives", methods.registry()), ("Tuners", tuners.registry()), ("Recipes", recipes.registry())):
-        yield f"## {title}\n"
-        for name, each in sorted(registry.items()):
-            yield f"### `{name}`: {each.title}\n"
-            yield f"{sentence(each.summary)}\n"
-            yield f"{inspect.cleandoc(each.__doc__ or type(each).__doc__ or '')}\n"
-            yield from facts(each)
-            yield from parameters(each.params)
-
-
-def facts(each: Any) -> Iterator[str]:
-    """What it takes and gives."""
-    words = {"consumes": "Takes rows of the shape", "produces": "Gives", "accepts_tuners": "Goes with the tuners", "family": "Family"}
-    for attribute, word in words.items():
-        value = getattr(each, attribute, None)
-        if value:
-            listed = [value] if isinstance(value, str) else list(value)
-            yield f"- {word} {', '.join(f'`{one}`' for one in listed)}"
-    yield ""
-
-
-def parameters(model: type[BaseModel]) -> Iterator[str]:
-    """One row a parameter, with default and limits."""
-    if not model.model_fields:
-        yield "It has no parameters.\n"
-        return
-    yield "| Parameter | Default | Allowed | |"
-    yield "|---|---|---|---|"
-    described = model.model_json_schema(by_alias=False).get("properties", {})
-    for name, field in model.model_fields.items():
-        yield f"| `{name}` | {default_of(field)} | {cell(allowed(described.get(name, {})))} | {cell(sentence(field.description))} |"
-    yield ""
-
-
-def default_of(field: FieldInfo) -> str:
-    """A parameter's default, in words where there is none."""
-    if field.default_factory is not None:
-        return code(field.get_default(call_default_factory=True, validated_data={}))
-    if field.default is PydanticUndefined:
-        return "must be given"
-    return "chosen for the case" if field.default is None else code(field.default)
-
-
-def allowed(schema: dict[str, Any]) -> str:
-    """Limits or choices of a JSON Schema, in words."""
-    if "anyOf" in schema:
-        return " or ".join(filter(None, (allowed(each) for each in schema["anyOf"] if each.get("type") != "null")))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
-    limits = [f"{word} {number(schema[key])}" for key, word in words.items() if key in schema]
-    kind = {
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "true or false",
-        "string": "text",
-        "array": "list",
-        "object": "object",
-    }
-    return ", ".join([kind.get(schema.get("type", ""), ""), *limits]).strip(", ")
 
 
 # --- routes ---------------------------------------------------------------------------------------------------------------
@@ -299,8 +210,11 @@ def main() -> None:
     if "--check" in sys.argv:
         stale = [name for name, text in made.items() if not (FOLDER / name).is_file() or (FOLDER / name).read_text() != text]
         sys.exit(f"Stale: {', '.join(stale)}. Run `make docs`." if stale else 0)
-    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.rglob("*.md"):  # of methods that are gone
+        if old.relative_to(FOLDER).as_posix() not in made:
+            old.unlink()
     for name, text in made.items():
+        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
         (FOLDER / name).write_text(text)
     print(f"Wrote {len(made)} pages into docs/reference.")
 

@@ -7,6 +7,7 @@ into docs/images. `--home FOLDER` keeps the work, so that a second call takes pi
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import shutil
 import sys
@@ -61,6 +62,8 @@ PAGES = {
     "ratings-leaderboard": "/feedback/{asked}/leaderboard",
     "ratings-adjudicate": "/feedback/{asked}/adjudicate",
     "ratings-train": "/feedback/{asked}/train",
+    "ratings-judges": "/feedback/{asked}/judges",
+    "ratings-answer": "/feedback/{asked}/answer",
     "rate": "/rate",
     "rate-pair": "/rate/{asked}",
     "rate-keys": "/rate/{asked}",
@@ -102,6 +105,12 @@ SHOWN = {
     "mobile-runs": ("runs", "light", "390"),
 }
 """Picture of the docs -> page, theme and width."""
+SHEETS = {name: f"sheet-{name}" for name in PAGES if name.startswith("rat")}
+"""Page -> picture of the docs that shows it in both themes, wide and on a phone."""
+SHEET = """<body style="margin:0;background:#8a8a8f;display:grid;grid-template-columns:430px 430px 180px 180px;gap:8px;padding:8px">
+{}</body>"""
+PICTURE = '<div style="height:424px;overflow:hidden"><img style="width:100%" src="data:image/png;base64,{}"></div>'
+SEEN = (("light", "1440"), ("dark", "1440"), ("light", "390"), ("dark", "390"))
 
 
 def main() -> None:
@@ -117,9 +126,10 @@ def main() -> None:
             names = [name for name in given.only.split(",") if name] or list(PAGES)
             _work(work, names)
             with sync_playwright() as playwright:
-                chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+                chromium = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None)
                 browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
                 _take(browser, work, names)
+                _put_together(browser, names)
                 browser.close()
 
 
@@ -184,6 +194,17 @@ def _take(browser: Browser, work: Work, names: list[str]) -> None:
                     if [what, *where] == [name, theme, width]:
                         page.screenshot(path=IMAGES / f"{shown}.png")
             context.close()
+
+
+def _put_together(browser: Browser, names: list[str]) -> None:
+    """One picture of each page of `SHEETS`: four pictures of it side by side, cut off below."""
+    page = browser.new_page(viewport={"width": 1270, "height": 440})
+    for name in filter(SHEETS.__contains__, names):
+        pictures = (base64.b64encode((IMAGES / "all" / f"{name}-{theme}-{width}.png").read_bytes()).decode() for theme, width in SEEN)
+        page.set_content(SHEET.format("".join(PICTURE.format(each) for each in pictures)))
+        page.wait_for_function("[...document.images].every((each) => each.complete)")
+        page.screenshot(path=IMAGES / f"{SHEETS[name]}.jpg", type="jpeg", quality=82)
+    page.close()
 
 
 def _sign_in(browser: Browser, work: Work) -> Any:

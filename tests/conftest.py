@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _stack_of(item: pytest.Item) -> object:
     called = getattr(item, "callspec", None)
-    return called.params.get("stack") if called else None
+    return called.params.get("stack", called.params.get("up")) if called else None
 
 
 @pytest.fixture(scope="session", autouse=True)

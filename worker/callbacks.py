@@ -81,7 +81,7 @@ class Reporter(TrainerCallback):
     step."""
 
     def __init__(
-        self, report: Report, progress: Progress, checks: Checks, finish: Callable[[Path, int], str], task: str = "policy"
+        self, report: Report, progress: Progress, checks: Checks, finish: Callable[[Path, int], dict[str, Any]], task: str = "policy"
     ) -> None:
         self.report, self.progress, self.checks, self.finish, self.task = report, progress, checks, finish, task
         self.trainer: Any = None
@@ -155,8 +155,8 @@ class Reporter(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        kind = self.finish(folder, state.global_step)
-        self.report.send("checkpoint", step=state.global_step, folder=str(folder), tuner_kind=kind, task=self.task)
+        facts = self.finish(folder, state.global_step)
+        self.report.send("checkpoint", step=state.global_step, folder=str(folder), task=self.task, **facts)
 
     def _ask(self, step: int) -> None:
         if not self.checks.samples:

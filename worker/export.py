@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from worker.reporting import Failed, Report
 SHARD_SIZE = "5GB"
 PIECE = 8 * 1024**2
 # What only the trainer reads, or what is written anew.
-_LEFT_OUT = frozenset({MANIFEST, "adapter_config.json", "trainer_state.json", "README.md"})
+_LEFT_OUT = frozenset({MANIFEST, "adapter_config.json", "trainer_state.json", "README.md", "beginning.safetensors", "encoder.safetensors"})
 _OF_THE_WEIGHTS = frozenset({"config.json", "generation_config.json", INDEX})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same checkpoint makes the same file
 
@@ -84,7 +85,9 @@ def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         _room(work, size)
         extra = {"README.md": spec["card"].encode()}
         if spec["way"] == "adapter":
-            extra["adapter_config.json"] = _portable(Path(spec["adapter"]), spec["base_name"], spec["base_revision"])
+            place = work / "cut" if spec.get("rank") else Path(spec["adapter"])
+            if (place / "adapter_config.json").is_file():  # what was fitted on features has none
+                extra["adapter_config.json"] = _portable(place, spec["base_name"], spec["base_revision"])
         pack(part, spec["folder"], contents, extra, lambda done: told.bytes(done, size))
         fsync_file(part)
         with open(part, "rb") as stream:
@@ -113,6 +116,8 @@ def _contents(spec: dict[str, Any], work: Path, told: Told) -> list[Content]:
     if spec["way"] == "adapter":
         assert adapter is not None
         found = _taken(adapter, weights=True)
+        if spec.get("rank"):
+            found = _cut(spec, adapter, work, found)
         texts = [] if any(name == "tokenizer_config.json" for name, _, _ in found) else _taken(base, weights=False)
         return found + texts
     if spec["way"] == "copy":
@@ -126,6 +131,20 @@ def _contents(spec: dict[str, Any], work: Path, told: Told) -> list[Content]:
     return weights + [each for each in _taken(speaker, weights=False) if each[0] not in {name for name, _, _ in weights}]
 
 
+def _cut(spec: dict[str, Any], adapter: Path, work: Path, found: list[Content]) -> list[Content]:
+    """The files of a LoRA that is cut to a smaller rank in a folder of its own."""
+    from worker.engines.lora import CONFIG_FILE, WEIGHTS_FILE, cut_to_rank
+
+    _verify(adapter)
+    place = work / "cut"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(adapter / name, place / name)
+    cut_to_rank(place, int(spec["rank"]))
+    return [(name, place / name, None) if name == WEIGHTS_FILE else (name, source, sha256) for name, source, sha256 in found]
+
+
 def _taken(folder: Path, *, weights: bool) -> list[Content]:
     """Files of a checkpoint that are of use to others: tokenizer and texts, and the weights if asked for."""
     try:
@@ -136,7 +155,7 @@ def _taken(folder: Path, *, weights: bool) -> list[Content]:
     for name, entry in sorted(entries.items()):
         suffix = Path(name).suffix.lower()
         is_weight = suffix == ".safetensors" or name in _OF_THE_WEIGHTS
-        if "/" in name or name in _LEFT_OUT or (is_weight and not weights):
+        if ("/" in name and not name.startswith("adapters/")) or name in _LEFT_OUT or (is_weight and not weights):
             continue
         if is_weight or suffix in KEPT_SUFFIXES:
             found.append((name, folder / name, str(entry["sha256"])))
@@ -177,13 +196,13 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     weights = size // _bytes_of(stored)
     _room(work, 2 * weights * _bytes_of(dtype))  # the weights, and the file they are packed into
-    loaded = "float32" if psutil.virtual_memory().available > 6 * weights else dtype
+    loaded = stored if dtype == stored else "float32" if psutil.virtual_memory().available > 6 * weights else dtype
     told.next()
-    told.note(f"About {weights:,} weights, reckoned in {loaded}, written as {dtype}")
+    told.note(f"About {weights:,} weights, loaded in {loaded}, written as {dtype}")
     model = load_model(str(base), spec["adapter"], loaded)
     if spec["way"] == "merged":
         told.next()
-        model = model.merge_and_unload(safe_merge=True)
+        model = merged(model)
     told.next()
     if has_head(str(base), spec["adapter"]):  # it is read at the last token that is no padding
         texts = Path(spec["adapter"] or base)
@@ -204,6 +223,25 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
     config.pop("_name_or_path", None)
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return target
+
+
+def merged(model: Any) -> Any:
+    """A model with its adapter in its weights.
+
+    Each layer is merged in 32 bits, whatever the model is held in: a sum in bfloat16 would lose most of a small change.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in [each for each in model.modules() if isinstance(each, BaseTunerLayer)]:
+        inner = layer.get_base_layer()
+        held = inner.weight.dtype
+        inner.to(torch.float32)
+        layer.merge(safe_merge=True)
+        inner.to(held)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All adapters are already merged")
+        return model.merge_and_unload()
 
 
 def _bytes_of(dtype: str) -> int:

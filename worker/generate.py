@@ -57,11 +57,17 @@ def _whole_rows(model: Any) -> Iterator[None]:
     The last position of each prompt is a slice with gaps. With a frozen output layer torch then copies its weights once a prompt, which
     takes gigabytes and most of the time of short answers.
     """
+    config = model.config.get_text_config()
+    balances = getattr(config, "output_router_logits", None)
+    if balances:  # a mixture of experts would balance them over the prompt's tokens, while only the latest token is there
+        config.output_router_logits = False
     output = model.get_output_embeddings()
     hook = output.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:])) if output is not None else None
     try:
         yield
     finally:
+        if balances:
+            config.output_router_logits = balances
         if hook is not None:
             hook.remove()
 

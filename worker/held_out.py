@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from app.runs.graded import level
+from app.runs.graded import MEASURES, level
 from worker import rows
 from worker.reporting import Report
 from worker.resumable import resumable
@@ -24,9 +24,9 @@ GRADE = "grade"
 """Column of the evaluation rows that holds the grade, or nothing."""
 
 
-def wanted(part: dict[str, Any] | None) -> bool:
-    """Whether these evaluation rows are pairs that people graded."""
-    return bool(part and part.get("graded") and part["shape"] == "preference")
+def wanted(part: dict[str, Any] | None, method: str) -> bool:
+    """Whether these evaluation rows are pairs that people graded, and the method tells how far apart it holds the answers of each."""
+    return bool(part and part.get("graded") and part["shape"] == "preference" and method in MEASURES)
 
 
 def with_grades(dataset: Any, part: dict[str, Any]) -> Any:

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints.heads import ENCODER, is_encoder
 from app.checkpoints.manifest import folder_size, weights_sha256, write_manifest
 from app.storage import fsync_folder
-from worker import import_folder, import_gguf, import_hub
+from worker import heads, import_folder, import_gguf, import_hub
 from worker.reporting import Failed, Report
 
 NO_TORCH = (
@@ -134,10 +135,13 @@ def check_model(folder: Path) -> dict[str, Any]:
     Raises:
         Failed: weights are missing or of another shape, or the tokenizer cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    config = import_folder.read_json(folder / "config.json")
+    reads_only = is_encoder(config)
+    kind: Any = AutoModelForSequenceClassification if reads_only else AutoModelForCausalLM
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = kind.from_pretrained(
             str(folder),
             device_map="meta",
             ignore_mismatched_sizes=True,
@@ -149,6 +153,8 @@ def check_model(folder: Path) -> dict[str, Any]:
     except Exception as error:  # boundary: a config of others can make the library raise anything
         raise Failed(f"transformers cannot load the model: {_first_line(error)}", "model") from error
     missing, mismatched = sorted(found["missing_keys"]), sorted(str(entry[0]) for entry in found["mismatched_keys"])
+    if reads_only:  # every run draws a head of its own
+        missing, mismatched = ([name for name in names if not heads.belongs(name)] for names in (missing, mismatched))
     if missing:
         raise Failed(
             f"The weights are not complete: {len(missing)} tensors are missing, such as “{missing[0]}”. Copy or download the model again.",
@@ -166,11 +172,11 @@ def check_model(folder: Path) -> dict[str, Any]:
             f"The tokenizer cannot be loaded: {_first_line(error)}. It needs tokenizer_config.json with tokenizer.json or .model.",
             "model",
         ) from error
-    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    weights = {name: each for name, each in model.named_parameters() if not (reads_only and heads.belongs(name))}
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "shapes": shapes,
-        "config": import_folder.read_json(folder / "config.json"),
+        "parameters": sum(each.numel() for each in weights.values()),
+        "shapes": {name: list(each.shape) for name, each in weights.items()},
+        "config": {**config, "task": ENCODER} if reads_only else config,
     }
 
 

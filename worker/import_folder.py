@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints.heads import is_encoder
 from worker.reporting import Failed
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
@@ -163,6 +164,8 @@ def check_config(config: Any) -> None:
         raise Failed(
             f"The weights are quantised ({method}). Import the model in its unquantised form; a run can quantise it by itself.", "quantised"
         )
+    if is_encoder(config):  # it writes nothing; classifiers are trained from it
+        return
     named = [name for name in config.get("architectures") or [] if isinstance(name, str)]
     known = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ([names] if isinstance(names, str) else names)}
     if named and not set(named) & known:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import logging
+import math
+import pkgutil
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from worker import rows
+from app import tuners
+from app.checkpoints.heads import is_encoder
+from app.methods.base import Head
+from worker import heads, rows
 from worker.libraries import out_of_memory
 from worker.reporting import Failed
 
 log = logging.getLogger(__name__)
 
-HEAD = "score"
-"""What transformers calls the head that gives one number, in decoders."""
 IN_MEMORY_BYTES = 256 * 1024**2
 """A file of rows larger than this is kept on disk while it is prepared."""
 
@@ -79,7 +82,7 @@ def load_tokenizer(path: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # boundary: whatever the library makes of a broken folder
         raise Failed(f"The model's tokenizer cannot be read ({_first_line(error)}). Import the model again.", "model") from error
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token is None and tokenizer.cls_token is None:  # an encoder writes nothing that would have to end
         raise Failed(
             "The model's tokenizer has no end-of-sequence token, so answers could not end. Add one to its tokenizer_config.json.", "model"
         )
@@ -88,26 +91,69 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_model(path: str, adapter: str | None, dtype: str, *, head: bool | None = None) -> Any:
+@dataclass(frozen=True)
+class Bits:
+    """In how many bits frozen weights are held."""
+
+    kind: str = "none"
+    """none, int8 or nf4."""
+    double: bool = True
+
+    def options(self, dtype: Any) -> dict[str, Any]:
+        """What `from_pretrained` has to be told."""
+        if self.kind == "none":
+            return {}
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise Failed("This worker has no bitsandbytes, so it cannot quantise. Run `pip install bitsandbytes` there.", "config")
+        from transformers import BitsAndBytesConfig
+
+        whole = ["lm_head", *heads.NAMES]
+        if self.kind == "int8":
+            return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=whole,
+        )
+        return {"quantization_config": config}
+
+
+def load_model(path: str, adapter: str | None, dtype: str, *, head: Head | Literal[False] | None = None, bits: Bits = Bits()) -> Any:
     """The weights in a checkpoint's folder, with the adapter to go on from, if any.
 
     Args:
-        head: with a head that gives one number (a new one where the checkpoint has none), or without; None as the checkpoint is.
+        head: the head it shall have (a new one where the checkpoint has none, or another), or False for none; None as the checkpoint is.
+        bits: how the weights are held that stay as they are.
 
     Raises:
         Failed: the folder holds no model that can be read, or one that gives numbers where text is wanted.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    has_one = has_head(path, adapter)
-    if has_one and head is False:
-        raise Failed("The model to start from gives numbers and no text. Take the checkpoint it was trained from, or another.", "model")
-    headed = has_one if head is None else head
-    kind = AutoModelForSequenceClassification if headed else AutoModelForCausalLM
-    options: dict[str, Any] = {"num_labels": 1} if headed else {}
+    kept = heads.at(path, adapter)
+    if kept is not None and head is False:
+        given = "classes" if kept.labels else "numbers"
+        raise Failed(f"The model to start from gives {given} and no text. Take the checkpoint it was trained from, or another.", "model")
+    wanted = kept if head is None else head or None
+    if (wanted is None or not wanted.labels) and is_encoder(heads.read(Path(path) / "config.json")):
+        raise Failed(
+            "The model to start from is an encoder: only classify and features can start from it. Take one that writes text.", "model"
+        )
     try:
-        with _silent(headed):
+        options: dict[str, Any] = bits.options(getattr(torch, dtype))
+        kind: Any = AutoModelForCausalLM
+        is_other = False
+        if wanted is not None:
+            below = heads.at(path, None)
+            is_other = below is not None and below != wanted
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+            heads.configure(config, wanted)
+            kind = heads.model_class(config)
+            options |= {"config": config, "ignore_mismatched_sizes": is_other}
+        with _silent(wanted is not None):
             model: Any
             model, found = kind.from_pretrained(
                 path,
@@ -118,19 +164,21 @@ def load_model(path: str, adapter: str | None, dtype: str, *, head: bool | None 
                 output_loading_info=True,
                 **options,
             )
-        missing = [name for name in found["missing_keys"] if not name.startswith(f"{HEAD}.")]
-        if headed and missing:
+        missing = [name for name in found["missing_keys"] if not heads.belongs(name)]
+        if wanted is not None and missing:
             raise Failed(f"The model's files lack {len(missing)} weights, such as {missing[0]}. Import it again, or take another.", "model")
         model.config.name_or_path = path
-        if headed:
-            _widen_head(model)
-        if adapter:
-            from peft import PeftModel
-
-            if headed and not _is_headed(adapter):
+        if wanted is not None:
+            if heads.name_of(model) is None:
+                raise Failed(f"A {type(model).__name__} has no head that is known here. Take another model.", "model")
+            if is_other:
+                heads.redraw(model)
+            heads.prepare(model)
+        if adapter and heads.has_adapter(adapter):
+            if wanted is not None and heads.in_adapter(adapter) != wanted:
                 model = _onto_head(model, adapter)
             else:
-                model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+                model = _with_adapter(model, adapter)
     except Exception as error:  # boundary: whatever the libraries make of a broken folder
         if out_of_memory(error) or isinstance(error, Failed):
             raise
@@ -153,56 +201,51 @@ def _silent(hushed: bool) -> Iterator[None]:
 
 
 def has_head(path: str, adapter: str | None) -> bool:
-    """Whether a checkpoint gives a number (reward or score) and no text."""
-    return (adapter is not None and _is_headed(adapter)) or any(
-        str(name).endswith("ForSequenceClassification") for name in _json(Path(path) / "config.json").get("architectures") or ()
-    )
-
-
-def _is_headed(adapter: str) -> bool:
-    return bool(_json(Path(adapter) / "adapter_config.json").get("task_type") == "SEQ_CLS")
+    """Whether a checkpoint gives numbers or classes and no text."""
+    return heads.at(path, adapter) is not None
 
 
 def _onto_head(model: Any, adapter: str) -> Any:
-    """An adapter of a model that writes, put on one with a new head, which is trained from now on together with it."""
+    """An adapter of a model without a head, or with another, put on one with a new head, which is trained from now on together with it."""
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
-    config = with_head(PeftConfig.from_pretrained(adapter))
+    config = heads.with_head(PeftConfig.from_pretrained(adapter))
     config.inference_mode = False
-    new = getattr(model, HEAD).weight.detach().clone()
+    place = "base_model." if config.is_prompt_learning else "base_model.model."
+    new = {f"{place}{name}": weight.detach().clone() for name, weight in model.state_dict().items() if heads.belongs(name)}
     model = get_peft_model(model, config)
-    set_peft_model_state_dict(model, {**load_peft_weights(adapter, device="cpu"), f"base_model.model.{HEAD}.weight": new})
+    kept = {name: weight for name, weight in load_peft_weights(adapter, device="cpu").items() if not heads.belongs(name)}
+    set_peft_model_state_dict(model, {**kept, **new})
     return model
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the libraries say what is wrong with it
-    return found if isinstance(found, dict) else {}
+def _with_adapter(model: Any, adapter: str) -> Any:
+    """The model with an adapter that can be trained on."""
+    engine = _engine_of(adapter)
+    if hasattr(engine, "load"):
+        return engine.load(model, adapter)
+    from peft import PeftConfig, PeftModel
+
+    soft = bool(PeftConfig.from_pretrained(adapter).is_prompt_learning)
+    found: Any = PeftModel.from_pretrained(model, adapter, is_trainable=not soft)
+    if soft:  # PEFT does not load them for training; the virtual tokens themselves are trained on
+        found.prompt_encoder.requires_grad_(True)
+        for name, weight in found.named_parameters():
+            if ".modules_to_save." in name:
+                weight.requires_grad_(True)
+    return found
 
 
-def with_head(config: Any) -> Any:
-    """The configuration of an adapter that trains the head too, and keeps it with its own weights."""
-    config.task_type = "SEQ_CLS"
-    config.modules_to_save = sorted({*(config.modules_to_save or ()), HEAD})
-    return config
+def _engine_of(adapter: str) -> Any:
+    """What a tuner has of its own for adapters of this kind, if anything; PEFT knows those kinds of ours that are imported."""
+    kind = heads.read(Path(adapter) / "adapter_config.json").get("peft_type")
+    named = [tuner.engine for tuner in tuners.registry().values() if tuner.engine and tuner.peft_type == kind]
+    return pkgutil.resolve_name(named[0]) if named else None
 
 
-def _widen_head(model: Any) -> None:
-    """Hold the head in 32 bits, whatever the weights below it have: it is trained, and small updates vanish in bfloat16."""
-    head = getattr(model, HEAD, None)
-    if head is None:
-        raise Failed(
-            f"A {type(model).__name__} has no head called “{HEAD}”, so it cannot be trained to give numbers. Take another.", "model"
-        )
-    head.float()
-    head.register_forward_pre_hook(_in_its_type)
-
-
-def _in_its_type(head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (inputs[0].to(head.weight.dtype), *inputs[1:])
+def parameters(model: Any) -> int:
+    """Number of weights of a model, also where several share a byte."""
+    return sum(math.prod(getattr(getattr(weight, "quant_state", None), "shape", weight.shape)) for weight in model.parameters())
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from worker.reporting import Failed
+
 ORDER_FILE = "row_order.pth"
 
 
@@ -120,6 +122,12 @@ def resumable(kind: type[Any]) -> type[Any]:
             if file.is_file():
                 self._order = self._order or ReplayableOrder(Sampler())
                 self._order.replay = torch.load(file, weights_only=True)
+
+        def _issue_warnings_after_load(self, load_result: Any) -> None:
+            """The library only warns when the weights of a checkpoint have no place in the model; then they would be lost."""
+            if load_result.unexpected_keys:
+                name = load_result.unexpected_keys[0]
+                raise Failed(f"The checkpoint to go on from holds weights that the model has no place for ({name}).", "model")
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """No card is written into checkpoints; the studio knows where they come from."""

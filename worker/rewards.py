@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.checkpoints.heads import HEAD_FILE
-from worker import loading, rows
+from worker import heads, loading, rows
 from worker.reporting import Failed
 
 Messages = Sequence[Mapping[str, str]]
@@ -40,8 +40,10 @@ def load(checkpoint: Mapping[str, Any], device: str = "cpu", dtype: str = "float
     """
     path, adapter = str(checkpoint["path"]), checkpoint.get("adapter")
     name = checkpoint.get("name") or "This checkpoint"
-    if not loading.has_head(path, adapter):
-        raise Failed(f"{name} writes answers and gives no scores. Take a checkpoint of a reward or score run.", "model")
+    head = heads.at(path, adapter)
+    if head is None or head.labels:
+        does = "writes answers and gives" if head is None else "gives classes and"
+        raise Failed(f"{name} {does} no scores. Take a checkpoint of a reward or score run.", "model")
     speaker = adapter if adapter and (Path(adapter) / "tokenizer_config.json").is_file() else path
     tokenizer = loading.load_tokenizer(speaker)
     model = loading.load_model(path, adapter, dtype).to(device).eval().requires_grad_(False)

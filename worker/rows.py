@@ -45,7 +45,9 @@ def to_trl(row: dict[str, Any], shape: str, has_template: bool) -> dict[str, Any
         return {**_sides({"prompt": row["prompt"], "completion": row["completion"]}, has_template), "score": float(row["score"])}
     if shape == "prompt":
         return _sides({"prompt": row["prompt"]}, has_template)
-    if shape in ("text", "labelled"):
+    if shape == "labelled":
+        return {"text": row["text"], "label": str(row["label"])}  # numbers and names may stand in one dataset
+    if shape == "text":
         return dict(row)
     raise ValueError(f"no such row shape: {shape}")
 

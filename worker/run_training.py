@@ -12,17 +12,20 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import or_, select
 from sqlalchemy.exc import DBAPIError
 
 from app import storage
 from app.checkpoints import manifest as manifests
+from app.checkpoints import references
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import Database
 from app.datasets.tables import Dataset
 from app.errors import StudioError
 from app.leases import Claim, LeaseLost
+from app.methods import service as methods
 from app.metrics import service as metrics
 from app.runs import graded, progress
 from app.runs import service as runs
@@ -63,7 +66,7 @@ def _train(database: Database, settings: Settings, mine: Claim, device: str, shu
                 progress.failed(session, mine, "config", error.message)
             return
         _sweep_run_folder(database, mine.id)
-        child = Child(spec, folder, {**preload_env(), **_threads(spec["threads"]), **_device_environment(device)})
+        child = Child(spec, folder, {**preload_env(), **_threads(spec["threads"]), **_device_environment(device), **_allowed(settings)})
         with database.write() as session:
             progress.set_child(session, mine, child.mark)
         holding = Holding(database, settings, Run, mine, child, shutdown)
@@ -130,6 +133,11 @@ def _threads(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
 
 
+def _allowed(settings: Settings) -> dict[str, str]:
+    """What the child reads of this worker's settings."""
+    return {"LUTHIER_PYTHON_REWARDS": "1"} if settings.python_rewards else {}
+
+
 def _device_environment(device: str) -> dict[str, str]:
     """One device each: the child sees its GPU as number 0."""
     if device == "cpu":
@@ -167,6 +175,7 @@ def _spec(session: Any, settings: Settings, run: Run, folder: Path, device: str,
         "tuner_params": run.tuner_params,
         "seed": run.seed,
         "model": checkpoints.training_paths(session, base),
+        "others": references.paths(session, run.workspace_id, *declared(run)),
         "train": {
             "path": str(storage.path(f"{dataset.path}/rows.jsonl")),
             "split": "train",
@@ -182,6 +191,12 @@ def _spec(session: Any, settings: Settings, run: Run, folder: Path, device: str,
         "threads": settings.threads or os.cpu_count() or 1,
         "sample_prompts": settings.sample_prompts,
     }
+
+
+def declared(run: Run) -> list[BaseModel]:
+    """The settings of a run, as its method and its tuner declare them."""
+    pairs = ((methods.objective(run.method), run.params), (methods.tuner(run.tuner), run.tuner_params))
+    return [each.params.model_validate(values) for each, values in pairs]
 
 
 class Writer:
@@ -241,6 +256,8 @@ class Writer:
                     metrics=dict(run.latest),
                     created_by=run.created_by,
                     task=message.get("task", "policy"),
+                    peft_type=message.get("peft_type"),
+                    reshaped=message.get("reshaped"),
                 )
                 progress.committed(session, run, checkpoint)
                 stale = checkpoints.retention(session, run.id, int(run.params.get("keep_checkpoints") or 0))

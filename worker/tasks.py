@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 import app.tables  # noqa: F401  # all of them: a foreign key can only be sorted when its table is known
 from app import leases, queue
+from app.chains import service as chains
 from app.chats import progress as chats
 from app.checkpoints import service as checkpoints
 from app.database import Database
@@ -112,6 +113,7 @@ class Station:
             return run_training.one(self.database, self.settings, self.id, slot, self.shutdown)
         finally:
             self._training.discard(slot)
+            chains.advance(self.database)
 
     def _chat(self, _: str) -> bool:
         slots = [device["slot"] for device in self.devices]
@@ -226,6 +228,7 @@ class Station:
             progress.explain_waiting(
                 session, None if able else self.problem or "No worker that can train is there. Start one with: luthier worker"
             )
+        chains.advance(self.database)
         with self.database.write() as session:
             runs_wait = progress.ring_again(session, REDISPATCH_SECONDS)
             lanes = {"device"} if runs_wait else set()

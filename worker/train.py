@@ -15,7 +15,7 @@ from typing import Any
 
 from app import methods, tuners
 from app.checkpoints import manifest as manifests
-from app.checkpoints.heads import HEAD_FILE
+from app.checkpoints.heads import FEATURES, HEAD_FILE
 from app.errors import Invalid
 from app.methods import service as settings
 from app.methods.base import Objective, TrainingJob
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _NOT_KEPT = ("training_args.bin", "README.md")
 """Files of the library that nothing reads again: a pickle full of paths, and a model card."""
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy")
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "numpy", "bitsandbytes", "scikit-learn")
 
 
 def main(spec: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     import torch
     from transformers import PrinterCallback
 
-    from worker import held_out, loading, sampling
+    from worker import held_out, loading, sampling, tuning
     from worker.callbacks import Checks, Clock, Progress, Reporter
     from worker.resumable import resumable, score_answers_only
 
@@ -85,19 +85,20 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     has_template = bool(tokenizer.chat_template)
     train_rows = loading.load_rows(spec["train"], has_template, work)
     eval_rows = loading.load_rows(spec["eval"], has_template, work).dataset if spec["eval"] else None
-    graded = held_out.wanted(spec["eval"])
+    graded = held_out.wanted(spec["eval"], objective.name)
     if graded:
         eval_rows = held_out.with_grades(eval_rows, spec["eval"])
 
     report.phase("Loading the model")
-    precision = loading.precision(params.precision, tuner.family, device)
+    precision = loading.precision("fp32" if tuner.exact(tuner_params) else params.precision, tuner.family, device)
     torch.manual_seed(spec["seed"])  # a new head is drawn
-    model = loading.load_model(base["path"], base["adapter"], precision.loaded, head=objective.head)
-    reference = _reference(model, objective, tuner) if base["adapter"] else None
-    total_parameters = sum(weight.numel() for weight in model.parameters())
-    model, peft_config = tuner.build(model, tuner_params)
-    if objective.head and peft_config is not None:
-        loading.with_head(peft_config)
+    fewer_bits = loading.Bits(getattr(tuner_params, "quantization", "none"), getattr(tuner_params, "double_quantization", True))
+    head: Any = objective.head_for(params, train_rows.dataset) if objective.head else False
+    model = loading.load_model(base["path"], base["adapter"], precision.loaded, head=head, bits=fewer_bits)
+    attached = tuning.attachment(tuner, tuner_params, spec["seed"], spec.get("others", {}))
+    total_parameters = loading.parameters(model)
+    tuned = tuning.put_on(model, objective, tuner, tuner_params, attached)
+    model = tuned.model
     batch, accumulation = _batch(params, objective, int(spec["adjustments"].get("batch_divisor", 1)))
     longest = train_rows.longest_tokens(params.max_length)
     checkpointing = _checkpointing(
@@ -111,16 +112,21 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         tokenizer=tokenizer,
         train=train_rows.dataset,
         evaluation=eval_rows,
-        peft_config=peft_config,
+        peft_config=tuned.peft_config,
         arguments=_arguments(spec, params, batch, accumulation, precision.autocast, checkpointing),
-        trainer=held_out.noting if graded else resumable,
-        reference=reference,
+        trainer=lambda kind: (held_out.noting if graded else resumable)(attached.trainer(kind)),
+        reference=tuned.reference,
         engine=pkgutil.resolve_name(objective.engine) if objective.engine else None,
+        others=spec.get("others", {}),
+        start=base,
+        keep=str(Path(spec["train"]["path"]).parent / "features"),
     )
     trainer = objective.build_trainer(params, job)
+    tuning.widen(trainer.model)
+    attached.prepared(trainer.model, tuned.peft_config is not None, Path(resume) if resume else None)
     if graded:
         held_out.report_to(trainer, report)
-    dropped = len(train_rows.dataset) - len(trainer.train_dataset)
+    dropped = 0 if objective.splits_long else len(train_rows.dataset) - len(trainer.train_dataset)
     if not len(trainer.train_dataset):
         raise Failed(
             f"No row is left to train on: with a maximum length of {params.max_length} tokens all answers are "
@@ -133,6 +139,12 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
         why = "they are longer than" if objective.drops_long else "their prompt alone fills"
         words = f"{dropped} of {len(train_rows.dataset)} rows are left out, because {why} the maximum length of {params.max_length} tokens."
         report.event("rows_dropped", words, dropped=dropped, rows=len(train_rows.dataset))
+    made = getattr(trainer, "prepared", None)
+    if made and not resume:
+        words = (
+            f"{made['texts']} texts became {made['pieces']} pieces of at most {params.max_length} tokens, which fill {made['rows']} rows."
+        )
+        report.event("rows_prepared", words, **made)
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
 
     source = eval_rows if eval_rows is not None else train_rows.dataset
@@ -152,16 +164,18 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     progress = Progress(tokens=float(offsets.get("tokens", 0)), clock=Clock(float(offsets.get("elapsed_seconds", 0))))
     checks = Checks(tokenizer, samples, checked, params.eval_steps, params.sample_tokens)
 
-    def _finish(folder: Path, step: int) -> str:
+    def _finish(folder: Path, step: int) -> dict[str, Any]:
         if objective.head:
             facts = json.dumps({"task": objective.produces, **job.facts}, indent=2, sort_keys=True)
             (folder / HEAD_FILE).write_text(facts + "\n", encoding="utf-8")
-        return finish_checkpoint(folder, step, spec, config_hash)
+        attached.saved(trainer.model, folder)
+        return finish_checkpoint(folder, step, spec, config_hash) | tuning.reshaped(trainer.model, tuner, folder)
 
     reporter = Reporter(report, progress, checks, _finish, objective.produces)
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(reporter)
+    for callback in (*attached.callbacks(), reporter):
+        trainer.add_callback(callback)
     report.send(
         "resolved",
         config={
@@ -189,7 +203,7 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
             "config_hash": config_hash,
             "trainer": type(trainer).__name__,
             "arguments": _told(trainer.args),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES if _there(name)},
         },
     )
 
@@ -207,6 +221,10 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
             "diverged",
         )
     return {"outcome": "paused" if progress.paused else "finished", "step": step}
+
+
+def _there(library: str) -> bool:
+    return any(importlib.metadata.distributions(name=library))
 
 
 def _declared(spec: dict[str, Any]) -> tuple[Objective, Tuner, Any, Any]:
@@ -233,20 +251,11 @@ def _batch(params: Any, objective: Objective, divisor: int) -> tuple[int, int]:
     return params.batch_size // divisor, params.gradient_accumulation * divisor
 
 
-def _reference(model: Any, objective: Objective, tuner: Tuner) -> Any:
-    """The model before training, for methods that compare with it, where no folder holds it: an adapter merged for full tuning."""
-    if tuner.family != "full" or not objective.compares:
-        return None
-    import copy
-
-    return copy.deepcopy(model).merge_and_unload().eval().requires_grad_(False)
-
-
 def _checkpointing(
     asked: str, model: Any, objective: Objective, tuner: Tuner, tuner_params: Any, longest: int, batch: int, loaded: str, device: str
 ) -> bool:
     """Whether activations are reckoned twice to save memory: when those of a full batch of the longest rows would not fit."""
-    if asked != "auto":
+    if asked != "auto" or "prefix" in tuner.traits:  # it lives in the cache, which checkpointing switches off
         return asked == "on"
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     config = model.config.get_text_config().to_dict()
@@ -311,19 +320,23 @@ def _total_steps(trainer: Any) -> int:
     return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
 
 
-def finish_checkpoint(folder: Path, step: int, spec: dict[str, Any], config_hash: str) -> str:
+def finish_checkpoint(folder: Path, step: int, spec: dict[str, Any], config_hash: str) -> dict[str, Any]:
     """Make a folder the trainer saved into a checkpoint: nothing that is not needed, the base by its absolute path, a manifest. Returns
-    its kind."""
+    its kind, and PEFT's name for that of an adapter."""
     for name in _NOT_KEPT:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "ref", ignore_errors=True)  # the adapter as it was, which the reference of DPO is; it stays where it came from
     adapter = folder / "adapter_config.json"
+    facts = {"tuner_kind": "full"}
     if adapter.is_file():
         config = json.loads(adapter.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(Path(spec["model"]["path"]).absolute())
         adapter.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        facts = {"tuner_kind": "adapter", "peft_type": config["peft_type"]}
+    elif not (folder / "config.json").is_file():  # only what was fitted on a model, which stays where it is
+        facts = {"tuner_kind": "adapter", "peft_type": FEATURES}
     manifests.write_manifest(folder, run_id=spec["run_id"], step=step, attempt=spec["attempt"], config_hash=config_hash)
-    return "adapter" if adapter.is_file() else "full"
+    return facts
 
 
 def _config_hash(spec: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ SCOPES = {
 
 _OWNERS = {
     "runs": "runs",
+    "chains": "runs",
     "evaluations": "runs",
     "datasets": "datasets",
     "recipes": "datasets",

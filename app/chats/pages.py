@@ -1,4 +1,4 @@
-"""The playground: conversations with one or two checkpoints, streamed; and the forms that steer them."""
+"""The playground: conversations with one to three checkpoints, streamed; and the forms that steer them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Id = Annotated[str, Query(max_length=60)]
 def _settings(
     checkpoint: Annotated[str, Form(max_length=60)] = "",
     other: Annotated[str, Form(alias="with", max_length=60)] = "",
+    also: Annotated[str, Form(max_length=60)] = "",
     system: Annotated[str, Form(max_length=40_000)] = "",
     temperature: Annotated[str, Form(max_length=40)] = "",
     top_p: Annotated[str, Form(max_length=40)] = "",
@@ -36,6 +37,7 @@ def _settings(
         {
             "checkpoint": checkpoint,
             "with": other,
+            "also": also,
             "system": system,
             "temperature": temperature,
             "top_p": top_p,
@@ -54,27 +56,32 @@ Said = Annotated[str, Form(max_length=200_000)]
 
 @router.get("/playground")
 def new_chat(
-    request: Request, who: Reader, session: ReadSession, checkpoint: Id = "", other: Annotated[Id, Query(alias="with")] = ""
+    request: Request, who: Reader, session: ReadSession, checkpoint: Id = "", other: Annotated[Id, Query(alias="with")] = "", also: Id = ""
 ) -> Response:
-    """An empty conversation; `?checkpoint=` and `?with=` choose whom to ask."""
-    return _show(request, who, session, None, checkpoint, other)
+    """An empty conversation; `?checkpoint=`, `?with=` and `?also=` choose whom to ask."""
+    return _show(request, who, session, None, [checkpoint, other, also])
 
 
 @router.get("/playground/{chat_id}")
 def show_chat(
-    request: Request, who: Reader, session: ReadSession, chat_id: str, checkpoint: Id = "", other: Annotated[Id, Query(alias="with")] = ""
+    request: Request,
+    who: Reader,
+    session: ReadSession,
+    chat_id: str,
+    checkpoint: Id = "",
+    other: Annotated[Id, Query(alias="with")] = "",
+    also: Id = "",
 ) -> Response:
     """A conversation, live."""
     chat = service.get(session, who.workspace_id, chat_id)
-    if not checkpoint and chat.checkpoints:
-        checkpoint, other = chat.checkpoints[0], chat.checkpoints[1] if len(chat.checkpoints) > 1 else ""
-    return _show(request, who, session, chat, checkpoint, other)
+    asked = [checkpoint, other, also] if checkpoint or not chat.checkpoints else [*chat.checkpoints, "", ""][:3]
+    return _show(request, who, session, chat, asked)
 
 
-def _show(request: Request, who: Principal, session: Session, chat: Chat | None, checkpoint: str, other: str) -> Response:
+def _show(request: Request, who: Principal, session: Session, chat: Chat | None, chosen: list[str]) -> Response:
     found = service.askable(session, who.workspace_id)
     known = {each.id: each for each in found}
-    for asked in (checkpoint, other):  # one beyond the newest, or one that cannot be used, which the page then says
+    for asked in chosen:  # one beyond the newest, or one that cannot be used, which the page then says
         if asked and asked not in known:
             try:
                 known[asked] = service.pick(session, who.workspace_id, [asked])[0]
@@ -92,9 +99,10 @@ def _show(request: Request, who: Principal, session: Session, chat: Chat | None,
         chat=chat,
         turns=turns,
         choices=views.choices(found),
-        chosen=checkpoint if checkpoint in known else (found[0].id if found and not checkpoint else ""),
-        other=other if other in known else "",
-        missing=next((each for each in (checkpoint, other) if each and each not in known), None),
+        chosen=chosen[0] if chosen[0] in known else (found[0].id if found and not chosen[0] else ""),
+        other=chosen[1] if chosen[1] in known else "",
+        also=chosen[2] if chosen[2] in known else "",
+        missing=next((each for each in chosen if each and each not in known), None),
         sampling=sampling,
         starters=starters,
         dataset=dataset,

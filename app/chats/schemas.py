@@ -47,11 +47,11 @@ class Sampling(BaseModel):
 
 
 class ChatCreate(BaseModel):
-    """A question to one or two checkpoints."""
+    """A question to one to three checkpoints."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    checkpoints: list[str] = Field(min_length=1, max_length=2)
+    checkpoints: list[str] = Field(min_length=1, max_length=3)
     """Ids of the checkpoints that are to answer: base models, full fine-tunes or adapters."""
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     """The conversation so far; the last message is of the user."""

@@ -12,7 +12,7 @@ from app.leases import Leased
 
 
 class Chat(Base):
-    """One conversation with one or two checkpoints, side by side."""
+    """One conversation with one to three checkpoints, side by side."""
 
     __tablename__ = "chats"
     __table_args__ = (Index("ix_chats_workspace_id_id", "workspace_id", "id"),)

@@ -17,7 +17,7 @@ from app.datasets import views as dataset_views
 from app.errors import Invalid, StudioError
 from app.words import plain_words
 
-LETTERS = "AB"
+LETTERS = "ABC"
 STARTERS = 4
 LOOKED_THROUGH = 5
 GROUPS = {"full": "Full fine-tunes", "adapter": "Adapters", "base": "Base models"}
@@ -124,7 +124,7 @@ def read_settings(form: dict[str, str]) -> dict[str, Any]:
     Raises:
         Invalid: a field cannot be used; the message names it.
     """
-    checkpoints = [each for each in (form["checkpoint"], form["with"]) if each]
+    checkpoints = [each for each in (form["checkpoint"], form["with"], form["also"]) if each]
     if not form["checkpoint"]:
         raise Invalid("Choose a model to ask.", field="checkpoint")
     values: dict[str, Any] = {name: form[name].strip() for name in ("temperature", "top_p", "max_new_tokens") if form[name].strip()}

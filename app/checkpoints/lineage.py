@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Table, Text, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.checkpoints.tables import Checkpoint
@@ -56,7 +56,8 @@ def lineage(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
 
 
 def dependents(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """In words, what would break without a checkpoint: runs that start from it, checkpoints that sit on it."""
+    """In words, what would break without a checkpoint: runs that start from it, checkpoints that sit on it, runs under way whose
+    settings name it (as a teacher or a reward)."""
     runs = Base.metadata.tables["runs"]
     used = session.scalar(select(func.count()).select_from(runs).where(runs.c.checkpoint_id == checkpoint.id)) or 0
     based = session.scalar(select(func.count()).select_from(Checkpoint).where(Checkpoint.base_id == checkpoint.id)) or 0
@@ -66,7 +67,17 @@ def dependents(session: Session, checkpoint: Checkpoint) -> list[str]:
         found.append(f"{used} run{'s' if used > 1 else ''} (such as “{first_run[0][1]}”)")
     if based:
         found.append(f"{based} checkpoint{'s' if based > 1 else ''} (such as “{first_based[0].name}”)")
+    named = session.scalars(select(runs.c.name).where(*_names_it(runs, checkpoint)).order_by(runs.c.id.desc()).limit(1)).first()
+    if named is not None:
+        found.append(f"a run that has not ended (“{named}”), whose settings name it")
     return found
+
+
+def _names_it(runs: Table, checkpoint: Checkpoint) -> tuple[ColumnElement[bool], ...]:
+    """Conditions: runs of its workspace that have not ended, and in whose settings its id stands."""
+    quoted = f'%"{checkpoint.id}"%'
+    settings = or_(cast(runs.c.params, Text).like(quoted), cast(runs.c.tuner_params, Text).like(quoted))
+    return runs.c.workspace_id == checkpoint.workspace_id, runs.c.status.not_in(("succeeded", "failed", "cancelled")), settings
 
 
 # --- the tree -------------------------------------------------------------------------------------------------------------
@@ -95,22 +106,37 @@ class Node:
 
 def tree(session: Session, checkpoint: Checkpoint) -> Node:
     """The line of checkpoints and runs that leads to a checkpoint, and what was made from it, as one tree."""
+    root, node = _line(session, checkpoint)
+    node.here = True
+    _grow(session, node, DEPTH)
+    return root
+
+
+def tree_of_run(session: Session, start: Checkpoint, run: tuple[str, str, str]) -> Node:
+    """The line that leads to a run (id, name, status), which began from `start`, and what was made by it, as one tree."""
+    root, node = _line(session, start)
+    node.below = [Node("run", *run, here=True)]
+    _made(session, node.below[0], DEPTH)
+    return root
+
+
+def _line(session: Session, checkpoint: Checkpoint) -> tuple[Node, Node]:
+    """The first checkpoint of the line that leads to one, with all between them, and the last."""
     line = lineage(session, checkpoint)
-    root = node = _node(line[0], here=line[0] is checkpoint)
+    root = node = _node(line[0])
     for each in line[1:]:
         run = run_of(session, each) if each.run_id else None
         if run is not None:
             node.below = [Node("run", *run)]
             node = node.below[0]
-        node.below = [_node(each, here=each is checkpoint)]
+        node.below = [_node(each)]
         node = node.below[0]
-    _grow(session, node, DEPTH)
-    return root
+    return root, node
 
 
-def _node(checkpoint: Checkpoint, *, here: bool = False) -> Node:
+def _node(checkpoint: Checkpoint) -> Node:
     step = f"step {checkpoint.step:,}" if checkpoint.step is not None else ""
-    return Node(checkpoint.kind, checkpoint.id, checkpoint.name, checkpoint.status, step, here)
+    return Node(checkpoint.kind, checkpoint.id, checkpoint.name, checkpoint.status, step)
 
 
 def _grow(session: Session, node: Node, depth: int) -> None:
@@ -120,14 +146,18 @@ def _grow(session: Session, node: Node, depth: int) -> None:
     found = session.execute(started.limit(BREADTH)).all()
     node.more = (session.scalar(select(func.count()).select_from(runs).where(runs.c.checkpoint_id == node.id)) or 0) - len(found)
     for run in found:
-        below = Node("run", run.id, run.name, run.status)
-        node.below.append(below)
-        made = select(Checkpoint).where(Checkpoint.run_id == run.id)
-        checkpoints = list(session.scalars(made.order_by(Checkpoint.step.desc()).limit(BREADTH)))
-        below.more = (session.scalar(select(func.count()).select_from(made.subquery())) or 0) - len(checkpoints)
-        ids = [each.id for each in checkpoints]
-        used = set(session.scalars(select(runs.c.checkpoint_id).where(runs.c.checkpoint_id.in_(ids))))
-        for each in checkpoints:
-            below.below.append(_node(each))
-            if depth > 1 and each.id in used:
-                _grow(session, below.below[-1], depth - 1)
+        node.below.append(Node("run", run.id, run.name, run.status))
+        _made(session, node.below[-1], depth)
+
+
+def _made(session: Session, node: Node, depth: int) -> None:
+    """Add the checkpoints of a run, and what was made from them."""
+    runs = Base.metadata.tables["runs"]
+    made = select(Checkpoint).where(Checkpoint.run_id == node.id)
+    checkpoints = list(session.scalars(made.order_by(Checkpoint.step.desc()).limit(BREADTH)))
+    node.more = (session.scalar(select(func.count()).select_from(made.subquery())) or 0) - len(checkpoints)
+    used = set(session.scalars(select(runs.c.checkpoint_id).where(runs.c.checkpoint_id.in_([each.id for each in checkpoints]))))
+    for each in checkpoints:
+        node.below.append(_node(each))
+        if depth > 1 and each.id in used:
+            _grow(session, node.below[-1], depth - 1)

@@ -9,7 +9,7 @@ from fastapi import Form, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.checkpoints import files, lineage, service
+from app.checkpoints import confusion, files, lineage, service
 from app.checkpoints.schemas import QUESTION_STEP, STEPS, CheckpointCreate, CheckpointEdit
 from app.checkpoints.tables import Checkpoint
 from app.errors import Forbidden, Invalid, StudioError
@@ -185,6 +185,7 @@ def _show(request: Request, who: Any, session: Session, checkpoint: Checkpoint, 
         checkpoint=checkpoint,
         steps=_steps(session, checkpoint),
         root=lineage.tree(session, checkpoint),
+        confusion=confusion.of(checkpoint),
         run=lineage.run_of(session, checkpoint) if checkpoint.run_id else None,
         base=_base(session, checkpoint),
         runs=lineage.runs_from(session, checkpoint),

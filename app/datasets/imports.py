@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from app import recipes, storage
 from app.database import new_id
-from app.datasets import service
+from app.datasets import service, written
 from app.datasets.schemas import Split, clean_file_name, clean_name, format_of
 from app.datasets.tables import Dataset, Problem
 from app.datasets.uploads import Received
 from app.errors import Conflict
 from app.jobs import service as jobs
 from app.jobs.tables import Job
+from app.recipes.base import WrittenRecipe
 from app.settings import get_settings
 from app.webhooks import service as webhooks
 
@@ -140,7 +141,7 @@ def remap(session: Session, workspace_id: str, user_id: str | None, dataset_id: 
 
 def _again(session: Session, parent: Dataset, user_id: str | None, mapping: dict[str, str] | None, lineage: dict[str, Any]) -> Dataset:
     new = new_id("ds")
-    origin = {name: value for name, value in (parent.lineage or {}).items() if name in ("recipe", "params", "part")}
+    origin = {name: value for name, value in (parent.lineage or {}).items() if name in ("recipe", "params", "part", "made")}
     dataset = _add(
         session,
         parent.workspace_id,
@@ -170,7 +171,10 @@ def create_from_recipe(
         Invalid: name or parameters cannot be used.
     """
     kind, checked = recipes.check(recipe, params)
-    made = []
+    writes = isinstance(kind, WrittenRecipe)
+    if writes:
+        written.check(session, workspace_id, checked)
+    made: list[Dataset] = []
     for part, ending in kind.parts(checked).items():
         new = new_id("ds")
         dataset = _add(
@@ -185,8 +189,13 @@ def create_from_recipe(
             lineage={"kind": "recipe", "recipe": recipe, "part": part, "params": checked.model_dump(mode="json")},
         )
         payload = {"recipe": recipe, "params": checked.model_dump(mode="json"), "part": part}
-        jobs.enqueue(session, workspace_id=workspace_id, kind="make_dataset", subject_id=dataset.id, payload=payload, created_by=user_id)
+        if not writes:
+            jobs.enqueue(
+                session, workspace_id=workspace_id, kind="make_dataset", subject_id=dataset.id, payload=payload, created_by=user_id
+            )
         made.append(dataset)
+    if writes:
+        written.enqueue(session, user_id, checked, recipe, made)
     return made
 
 
@@ -202,6 +211,10 @@ def import_spec(session: Session, job: Job) -> dict[str, Any]:
     dataset = _subject(session, job)
     if dataset is None:
         raise Conflict("The dataset was deleted.")
+    return _spec_of(session, dataset)
+
+
+def _spec_of(session: Session, dataset: Dataset) -> dict[str, Any]:
     settings = get_settings()
     kind = format_of(dataset.source_name)
     parent = session.get(Dataset, dataset.parent_id) if dataset.parent_id else None
@@ -234,29 +247,53 @@ def make_spec(session: Session, job: Job) -> dict[str, Any]:
     Raises:
         Conflict: the dataset was deleted meanwhile.
     """
-    return {**import_spec(session, job), "recipe": job.payload["recipe"], "params": job.payload["params"], "part": job.payload["part"]}
+    spec = {**import_spec(session, job), "recipe": job.payload["recipe"], "params": job.payload["params"], "part": job.payload["part"]}
+    kind, checked = recipes.check(job.payload["recipe"], job.payload["params"])
+    if not isinstance(kind, WrittenRecipe):
+        return spec
+    others = {part: session.get(Dataset, id) for part, id in job.payload["others"].items()}
+    return {
+        **spec,
+        "others": {part: {**_spec_of(session, each), "dataset": each.id} for part, each in others.items() if each is not None},
+        "writing": written.spec(session, job, checked),
+        "memory_bytes": None,  # of a process that reads a stranger's file; this one may hold models
+    }
 
 
 def _subject(session: Session, job: Job) -> Dataset | None:
     return session.get(Dataset, job.subject_id) if job.subject_id else None
 
 
+def _made_by(session: Session, job: Job) -> list[Dataset]:
+    """The datasets a job makes, those that were deleted left out."""
+    ids = [job.subject_id, *(job.payload.get("others") or {}).values()]
+    return [dataset for id in ids if id and (dataset := session.get(Dataset, id)) is not None]
+
+
 def import_progress(session: Session, job: Job, progress: dict[str, Any]) -> None:
     """Show how far the child is."""
-    dataset = _subject(session, job)
-    if dataset is not None:
+    for dataset in _made_by(session, job):
         dataset.progress = {name: progress.get(name) for name in ("done", "total", "text")}
 
 
 def import_done(session: Session, job: Job, result: dict[str, Any]) -> None:
     """Write what the child found: counts and problems, or why no row can be used."""
-    dataset = _subject(session, job)
-    if dataset is None:
-        return
+    others = result.get("others") or {}
+    for dataset in _made_by(session, job):
+        its = result if dataset.id == job.subject_id else others.get(dataset.id)
+        if its is not None:
+            _done(session, dataset, {**its, "made": result.get("made")})
+    if result.get("made"):
+        written.forget(session, job)
+
+
+def _done(session: Session, dataset: Dataset, result: dict[str, Any]) -> None:
     dataset.progress = None
     dataset.columns = result["columns"]
     dataset.errors, dataset.warnings = result.get("errors", 0), result.get("warnings", 0)
     lineage = {name: value for name, value in (dataset.lineage or {}).items() if name != "preview"}
+    if result["made"]:
+        lineage["made"] = result["made"]
     if result.get("failed"):
         dataset.status, dataset.reason = "failed", result["failed"]
         dataset.lineage = {**lineage, "unit": result["unit"], "preview": result["preview"]}
@@ -285,9 +322,13 @@ def _checked(session: Session, dataset: Dataset, checks: dict[str, Any]) -> dict
 
 def import_failed(session: Session, job: Job, reason: str, code: str) -> None:
     """Say why the import ended without a result."""
-    dataset = _subject(session, job)
-    if dataset is None:
-        return
+    if "others" in job.payload:  # a model wrote; it was no file that took too much
+        code = ""
+    for dataset in _made_by(session, job):
+        _failed(session, dataset, reason, code)
+
+
+def _failed(session: Session, dataset: Dataset, reason: str, code: str) -> None:
     if code in ("memory", "killed") and "memory" not in reason:
         reason = "The process that read the file was killed, most likely because it needed more memory than an import may take."
     if code in ("memory", "killed"):

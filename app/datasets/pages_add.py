@@ -9,10 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from app import recipes, shapes
 from app.accounts.schemas import Principal
-from app.datasets import glance, imports, uploads
+from app.checkpoints import service as checkpoints
+from app.checkpoints.references import unfit
+from app.datasets import glance, imports, service, uploads
 from app.datasets.schemas import check_mapping, format_of, parse_mapping, parse_split
-from app.datasets.views import choices
+from app.datasets.views import Choice, choices
 from app.errors import Invalid, StudioError
+from app.recipes.base import WrittenRecipe
 from app.web import Writer, database_of, page, pages_router, see_other, settings_of, unrecorded, upload
 
 router = pages_router()
@@ -32,6 +35,8 @@ def add_form(request: Request, who: Writer, name: _Short = "") -> Response:
 
 
 def _add_page(request: Request, who: Principal, name: str, values: dict[str, Any], error: StudioError | None) -> Response:
+    every = sorted(recipes.registry().values(), key=lambda recipe: isinstance(recipe, WrittenRecipe))  # what needs no model comes first
+    shown = [(recipe, choices(recipe.params)) for recipe in every]
     return page(
         request,
         "datasets/new.html",
@@ -40,10 +45,26 @@ def _add_page(request: Request, who: Principal, name: str, values: dict[str, Any
         name=name,
         error=error,
         values=values,
-        recipes=[(recipe, choices(recipe.params)) for recipe in recipes.registry().values()],
+        recipes=shown,
+        listed=_listed(request, who, [field for _, fields in shown for field in fields]),
+        endpoint=bool(settings_of(request).writer_url and settings_of(request).writer_model),
         max_bytes=settings_of(request).max_upload_bytes,
         head_bytes=glance.HEAD_BYTES,
     )
+
+
+def _listed(request: Request, who: Principal, fields: list[Choice]) -> dict[tuple[str, ...], list[tuple[str, str]]]:
+    """Checkpoints and datasets that fields can name, id and name each, by what fits there."""
+    with database_of(request).read() as session:
+        models = checkpoints.list_checkpoints(session, who.workspace_id, limit=500, status="ready")
+        data = service.list_datasets(session, who.workspace_id, limit=500, latest=True)
+        found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        for field in fields:
+            if field.kind == "checkpoint":
+                found[field.fits] = [(each.id, each.name) for each in models if not unfit(each, field.fits)]
+            elif field.kind == "dataset":
+                found[field.fits] = [(each.id, each.name) for each in data if each.status == "ready" and each.shape in field.fits]
+        return found
 
 
 @router.post("/datasets/preview")
@@ -106,17 +127,15 @@ async def add_by_recipe(who: Writer, request: Request, recipe: str) -> Response:
 
 def _make(request: Request, who: Principal, recipe: str, values: dict[str, list[str]]) -> Response:
     kind = recipes.get(recipe)
-    lists = {choice.name for choice in choices(kind.params) if choice.options}
-    params = {
-        name: found if name in lists else found[-1]
-        for name, found in values.items()
-        if name in kind.params.model_fields and (name in lists or found[-1].strip())
-    }
+    fields = {choice.name: choice for choice in choices(kind.params)}
+    typed = {name: found if fields[name].kind == "ticks" else found[-1] for name, found in values.items() if name in fields}
     name = (values.get("name") or [""])[-1].strip() or recipe
     try:
+        read = {name: fields[name].read(found) for name, found in values.items() if name in fields}
+        params = {name: value for name, value in read.items() if value is not None}
         with database_of(request).write() as session:
             made = imports.create_from_recipe(session, who.workspace_id, who.user_id, recipe=recipe, name=name, params=params)
             to = f"/datasets/{made[0].id}"
     except StudioError as error:
-        return _add_page(request, who, "", {"recipe": recipe, "name": name, **params}, error)
+        return _add_page(request, who, "", {"recipe": recipe, "name": name, **typed}, error)
     return see_other(to)

@@ -173,6 +173,11 @@ def delete(session: Session, workspace_id: str, dataset_id: str) -> None:
         if job is not None:
             job.status, job.reason = "cancelled", "The dataset was deleted."
             leases.free(job)  # the worker that holds it sees the lease gone and ends its child
+            for id in (job.payload.get("others") or {}).values():  # the job makes these too
+                other = session.get(Dataset, id)
+                if other is not None and other.status == "importing":
+                    other.status, other.progress = "failed", None
+                    other.reason = f"“{dataset.name}”, which was made together with it, was deleted. Start the recipe again."
     path = dataset.path
     session.delete(dataset)
     session.flush()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from app import references
+from app.errors import Invalid
 
 
 @dataclass(frozen=True)
@@ -100,28 +105,82 @@ class Choice:
     name: str
     title: str
     help: str
+    kind: str
+    """ticks, lines, json, switch, choice, checkpoint, dataset, number, long or text."""
     default: Any
     options: list[str]
-    """Of a setting that takes several: what there is to tick."""
-    minimum: int | None
-    maximum: int | None
+    """What there is to tick or to choose."""
+    fits: tuple[str, ...] = ()
+    """Of a checkpoint what it may do, of a dataset the shapes of its rows."""
+    optional: bool = False
+
+    def shown(self, value: Any) -> Any:
+        """A value as the field shows it: ticks as a list, all else as text."""
+        if self.kind == "ticks":
+            return value or []
+        if self.kind == "lines" and isinstance(value, list):
+            return "\n".join(map(str, value))
+        if self.kind == "json" and not isinstance(value, str):
+            return json.dumps(value or [], ensure_ascii=False, indent=1)
+        return "" if value is None else value
+
+    def read(self, posted: list[str]) -> Any:
+        """What a form posted, as the settings take it; None where it is left empty.
+
+        Raises:
+            Invalid: text that has to be JSON is none.
+        """
+        if self.kind == "ticks":
+            return [each for each in posted if each]
+        text = posted[-1].strip()
+        if self.kind == "lines":
+            return [line.strip() for line in text.splitlines() if line.strip()] or None
+        if self.kind == "json" and text:
+            try:
+                return json.loads(text)
+            except (ValueError, RecursionError):
+                raise Invalid(
+                    f"{self.title} is not valid JSON. It is a list, such as {self.shown(self.default)[:200]}", field=self.name
+                ) from None
+        return text or None
+
+
+_LONG = 1000
+"""Texts that may be longer get a field of several lines."""
 
 
 def choices(params: type[BaseModel]) -> list[Choice]:
     """The fields of a recipe's settings."""
     found = []
     for name, schema in params.model_json_schema()["properties"].items():
-        options = schema.get("items", {}).get("enum", [])
-        top = schema.get("maximum", schema.get("exclusiveMaximum"))
+        field = params.model_fields[name]
+        kinds = schema.get("anyOf", [schema])
+        told = next(each for each in kinds if each.get("type") != "null")
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, list):
+            default = [each.model_dump(mode="json") if isinstance(each, BaseModel) else each for each in default]
         found.append(
             Choice(
                 name,
-                name.replace("_", " ").capitalize(),
-                schema.get("description", ""),
-                schema.get("default"),
-                options,
-                schema.get("minimum"),
-                top,
+                field.title or name.replace("_", " ").capitalize(),
+                " ".join(schema.get("description", "").split()),
+                _kind(told),
+                None if default is PydanticUndefined else default,
+                [str(each) for each in told.get("enum", told.get("items", {}).get("enum", []))],
+                tuple(told.get(references.MARK, told.get(references.DATA_MARK, ()))),
+                len(kinds) > 1,
             )
         )
     return found
+
+
+def _kind(told: dict[str, Any]) -> str:
+    if references.MARK in told or references.DATA_MARK in told:
+        return "checkpoint" if references.MARK in told else "dataset"
+    if told.get("type") == "array":
+        items = told.get("items", {})
+        return "ticks" if "enum" in items else "lines" if items.get("type") == "string" else "json"
+    if "enum" in told:
+        return "choice"
+    kinds = {"boolean": "switch", "integer": "number", "number": "number"}
+    return kinds.get(str(told.get("type")), "long" if told.get("maxLength", 0) > _LONG else "text")

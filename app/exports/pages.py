@@ -44,7 +44,7 @@ def list_exports(request: Request, who: Reader, session: ReadSession, checkpoint
 @router.get("/exports/new")
 def export_form(request: Request, who: Writer, session: ReadSession, checkpoint: _Short = "", format: _Short = "") -> Response:
     """The form that asks for an export."""
-    return _form(request, who, session, {"checkpoint": checkpoint, "format": format, "dtype": "stored"}, {})
+    return _form(request, who, session, {"checkpoint": checkpoint, "format": format, "dtype": "stored", "rank": ""}, {})
 
 
 def _form(request: Request, who: Any, session: Session, values: dict[str, str], errors: dict[str, str]) -> Response:
@@ -72,14 +72,22 @@ def _form(request: Request, who: Any, session: Session, values: dict[str, str], 
 
 @router.post("/exports")
 def create_export(
-    request: Request, who: Writer, session: WriteSession, checkpoint: _Text = "", format: _Text = "", dtype: _Text = "stored"
+    request: Request,
+    who: Writer,
+    session: WriteSession,
+    checkpoint: _Text = "",
+    format: _Text = "",
+    dtype: _Text = "stored",
+    rank: _Text = "",
 ) -> Response:
     """Queue an export; a field that cannot be used comes back with the form."""
-    values = {"checkpoint": checkpoint, "format": format, "dtype": dtype}
+    values = {"checkpoint": checkpoint, "format": format, "dtype": dtype, "rank": rank.strip()}
     try:
-        export = service.create(session, who.workspace_id, who.user_id, ExportCreate.model_validate(values))
+        asked = ExportCreate.model_validate({name: value for name, value in values.items() if value or name != "rank"})
+        export = service.create(session, who.workspace_id, who.user_id, asked)
     except ValidationError as error:
         words = {"checkpoint": "Choose a checkpoint.", "format": "Choose adapter or merged.", "dtype": "Choose one of the four."}
+        words["rank"] = "Must be a whole number, at least 1, or empty."
         return _form(request, who, session, values, {name: words[name] for name in {str(each["loc"][0]) for each in error.errors()}})
     except (Invalid, Conflict, NotFound) as error:
         return _form(request, who, session, values, {error.field or "checkpoint": error.message})

@@ -43,6 +43,8 @@ class ExportCreate(BaseModel):
     """`adapter`: the PEFT folder of an adapter. `merged`: a whole model in safetensors, the adapter merged into its base."""
     dtype: Dtype = "stored"
     """Of merged weights: as the base is `stored`, or `float32`, `bfloat16`, `float16`."""
+    rank: int | None = Field(None, ge=1, le=4096)
+    """Cut a LoRA that was trained for any rank to this one. Empty: as it was trained."""
 
 
 class ExportProgress(BaseModel):
@@ -112,10 +114,18 @@ def ways(export: Export) -> list[Way]:
     at = base if facts.get("on_hub") else f"./{slug(base)}-merged"
     where = "" if facts.get("on_hub") else f"The base “{base}” is not on the hub: export it too (merged), and unpack it beside this: {at}."
     headed = facts.get("task") in HEADED
-    kind, number = ("AutoModelForSequenceClassification", ", num_labels=1") if headed else ("AutoModelForCausalLM", "")
+    kind, number = (
+        ("AutoModelForSequenceClassification", f", num_labels={facts.get('labels') or 1}") if headed else ("AutoModelForCausalLM", "")
+    )
     found = []
     if export.sha256:
         found.append(Way("Unpack", f"sha256sum {export.file_name}\nunzip {export.file_name}", f"The first line prints {export.sha256}."))
+    gives = "It gives one number for a conversation; head.json says on what scale."
+    if facts.get("task") == "classifier":
+        gives = "It gives a class for a text; head.json names them."
+        if facts.get("fitted") or not facts.get("plain_head", True):
+            ours = f'from worker import classifying\n\nmodel = classifying.load({{"path": "{at}", "adapter": "./{folder}"}})'
+            return [*found, Way("Luthier", ours, f"{gives} Its head is one that transformers does not know. {where}".strip())]
     if export.format == "merged":
         load = (
             f"from transformers import {kind}, AutoTokenizer\n\n"
@@ -123,7 +133,7 @@ def ways(export: Export) -> list[Way]:
             f'tokenizer = AutoTokenizer.from_pretrained("./{folder}")'
         )
         if headed:
-            return [*found, Way("transformers", load, "It gives one number for a conversation; head.json says on what scale.")]
+            return [*found, Way("transformers", load, gives)]
         return [*found, Way("transformers", load), Way("vLLM", f"vllm serve ./{folder}", "For architectures that vLLM serves.")]
     revision = f', revision="{facts["revision"]}"' if facts.get("on_hub") and facts.get("revision") else ""
     load = (

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import leases, storage
+from app import leases, storage, tuners
 from app.checkpoints import service as checkpoints
-from app.checkpoints.heads import task_of
+from app.checkpoints.heads import FEATURES, HEAD_FILE, adapter_type, task_of
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit, new_id, now
 from app.datasets.tables import Dataset
@@ -74,7 +74,7 @@ def create(session: Session, workspace_id: str, user_id: str | None, asked: Expo
     Raises:
         NotFound: there is no such checkpoint.
         Conflict: the checkpoint is not ready.
-        Invalid: it has no adapter to pack.
+        Invalid: it has no adapter to pack, or one that cannot be merged, or cut to this rank.
     """
     checkpoint = checkpoints.get(session, workspace_id, asked.checkpoint)
     checkpoints.training_paths(session, checkpoint)
@@ -82,12 +82,19 @@ def create(session: Session, workspace_id: str, user_id: str | None, asked: Expo
         raise Invalid(f"“{checkpoint.name}” is a whole model and has no adapter to pack. Export it as merged.", field="format")
     if asked.format == "adapter" and asked.dtype != "stored":
         raise Invalid("An adapter is packed as it was trained. Leave dtype at stored, or export as merged.", field="dtype")
+    if asked.format == "merged":
+        _must_merge(checkpoint)
+    facts = _facts(session, checkpoint)
+    if asked.rank is not None:
+        _must_cut(session, checkpoint, asked, facts.get("rank"))
+        facts.update(rank=asked.rank, cut=True)
     same = (Export.checkpoint_id == checkpoint.id, Export.format == asked.format, Export.dtype == asked.dtype)
-    going_on = session.scalars(select(Export).where(*same, Export.status == "exporting")).first()
-    if going_on is not None:
-        return going_on
+    for going_on in session.scalars(select(Export).where(*same, Export.status == "exporting")):
+        if going_on.facts.get("rank") == facts.get("rank"):
+            return going_on
     base = checkpoints.base_of(session, checkpoint)
     ending = asked.format if asked.dtype == "stored" else f"{asked.format}-{asked.dtype}"
+    ending += f"-r{asked.rank}" if asked.rank is not None else ""
     used = [checkpoint] if asked.format == "adapter" or base is checkpoint else [checkpoint, base]
     export = Export(
         id=new_id("exp"),
@@ -101,7 +108,7 @@ def create(session: Session, workspace_id: str, user_id: str | None, asked: Expo
         log=[],
         file_name=f"{slug(checkpoint.name)}-{ending}.zip",
         size_before=sum(each.size_bytes or 0 for each in used),
-        facts=_facts(session, checkpoint),
+        facts=facts,
         created_by=user_id,
     )
     session.add(export)
@@ -110,15 +117,40 @@ def create(session: Session, workspace_id: str, user_id: str | None, asked: Expo
     return export
 
 
+def _must_merge(checkpoint: Checkpoint) -> None:
+    kind = adapter_type(checkpoint)
+    if checkpoint.kind == "adapter" and kind == FEATURES:
+        words = f"“{checkpoint.name}” was fitted on frozen features, so there is nothing to merge. Export it as an adapter."
+        raise Invalid(words, field="format")
+    own = next((each for each in tuners.registry().values() if each.peft_type == kind), None)
+    if checkpoint.kind == "adapter" and own is not None and not own.mergeable:
+        words = f"“{checkpoint.name}” was made by {own.title.lower()}, which cannot be merged into the weights. Export it as an adapter."
+        raise Invalid(words, field="format")
+
+
+def _must_cut(session: Session, checkpoint: Checkpoint, asked: ExportCreate, rank: Any) -> None:
+    run = session.get(Run, checkpoint.run_id) if checkpoint.run_id else None
+    if asked.format != "adapter" or run is None or not run.tuner_params.get("any_rank"):
+        words = "Only an adapter whose run was set to any rank (DyLoRA) can be cut to a smaller one. Leave the rank empty."
+        raise Invalid(words, field="rank")
+    if not isinstance(rank, int) or asked.rank is None or asked.rank > rank:
+        raise Invalid(f"The adapter was trained with rank {rank}; it can be cut to any from 1 to {rank}.", field="rank")
+
+
 def _facts(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
     """What the commands that use an export depend on."""
     base = checkpoints.base_of(session, checkpoint)
     on_hub = base.source == "hub" and bool(base.ref)
     facts: dict[str, Any] = {"base": base.ref if on_hub else base.name, "on_hub": on_hub, "revision": base.revision if on_hub else None}
     facts["task"] = task_of(checkpoint)
+    head = checkpoints.folder_of(checkpoint) / HEAD_FILE
+    if facts["task"] == "classifier" and head.is_file():
+        told = json.loads(head.read_text(encoding="utf-8"))
+        facts.update(labels=len(told.get("labels") or []), plain_head=not (told.get("head") or {}).get("width"))
     if checkpoint.kind == "adapter":
         file = checkpoints.folder_of(checkpoint) / "adapter_config.json"
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        facts["fitted"] = not file.is_file()
         odd = ("use_dora", "modules_to_save", "rank_pattern", "trainable_token_indices")
         plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none" and not any(config.get(name) for name in odd)
         facts.update(rank=config.get("r"), plain_lora=plain)
@@ -169,6 +201,7 @@ def export_spec(session: Session, job: Job) -> dict[str, Any]:
         "adapter": paths["adapter"],
         "base_name": export.facts["base"],
         "base_revision": export.facts["revision"],
+        "rank": export.facts["rank"] if export.facts.get("cut") else None,
         "folder": folder_of(export),
         "card": card(_origin(session, export, checkpoint), [(way.title, way.text, way.hint) for way in ways(export)]),
         "target": str(storage.path(_path(export))),

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import storage
+from app.checkpoints import heads
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit
@@ -159,6 +160,7 @@ def _candidate(session: Session, workspace_id: str, number: int, asked: Candidat
     checkpoint = named(session, workspace_id, asked.checkpoint, field)
     if checkpoint.kind not in ANSWERING:
         raise Invalid(f"“{checkpoint.name}” is a {checkpoint.kind} checkpoint, which gives no answers. Take a language model.", field=field)
+    heads.must_write(checkpoint, field)
     must_be_there(session, checkpoint, field)
     try:
         sampling = Sampling.model_validate(asked.sampling)

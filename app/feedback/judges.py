@@ -73,6 +73,9 @@ def add(session: Session, project: Project, asked: JudgeIn, created_by: str | No
     checkpoint = named(session, project.workspace_id, asked.checkpoint, "checkpoint")
     if checkpoint.kind not in (*ANSWERING, "reward"):
         raise Invalid(f"“{checkpoint.name}” is a {checkpoint.kind} checkpoint, which cannot judge. Take another.", field="checkpoint")
+    task = task_of(checkpoint)
+    if task not in ("policy", "reward", "score"):
+        raise Invalid(f"“{checkpoint.name}” is {'an encoder' if task == 'encoder' else f'a {task}'} and cannot judge.", field="checkpoint")
     must_be_there(session, checkpoint, "checkpoint")
     kind = kind_of(checkpoint)
     principles = _principles(asked.principles)

@@ -14,7 +14,7 @@ from starlette.datastructures import FormData
 
 from app.accounts.schemas import Principal
 from app.errors import BadRequest, Conflict, Invalid, NotFound
-from app.feedback import raters, service
+from app.feedback import raters, service, views
 from app.feedback.differences import differences
 from app.feedback.schemas import FLAG_REASONS, SKIP_REASONS, Done, Task, Vote
 from app.feedback.tables import Event, Project, Rater
@@ -34,8 +34,6 @@ GRADES = (
 _THUMBS = ((1, "Good", "thumbs-up", "↑", "ArrowUp"), (0, "Bad", "thumbs-down", "↓", "ArrowDown"))
 _POINTS = ("Very bad", "Bad", "Fair", "Good", "Very good")
 LETTERS = "ABCDEFGHI"
-OUT = "not-acceptable"
-"""Label of the answers of a ranking below its cut line; no extra question can have a key with a hyphen."""
 _ROLES = ("admin", "engineer", "rater")
 
 
@@ -181,7 +179,7 @@ def history(request: Request, who: Person, session: WriteSession, project_id: st
     orders = {event_id: order for event_id, order in session.execute(shown)}
     for event in events:
         event["words"] = words_of(project, event, orders.get(event["event_id"]) or [])
-        event["labels"] = _labels_of(project, event["answer"].get("labels") or {}, orders.get(event["event_id"]) or [])
+        event["labels"] = views.labels_of(project, event["answer"].get("labels") or {}, _lettered(orders.get(event["event_id"]) or []))
     return page(request, "feedback/rate_history.html", who, project=project, events=events, key=secrets.token_urlsafe(16))
 
 
@@ -199,19 +197,12 @@ def words_of(project: Project, event: dict[str, Any], order: list[str]) -> str:
     return {"both_bad": "Both bad", "both_good": "Both good"}.get(said) or dict(grades_of(project)).get(said, "–")
 
 
+def _lettered(order: list[str]) -> dict[str, str]:
+    return dict(zip(order, LETTERS, strict=False))
+
+
 def _letter(order: list[str], response: str) -> str:
     return LETTERS[order.index(response)] if response in order else "?"
-
-
-def _labels_of(project: Project, labels: dict[str, Any], order: list[str]) -> list[tuple[str, str]]:
-    """Answers to the extra questions in words, those of each response by its letter."""
-    titles = {criterion["key"]: criterion["title"] for criterion in project.criteria} | {OUT: "Not acceptable"}
-    found = []
-    for key, value in labels.items():
-        each = value if isinstance(value, dict) else None
-        words = ", ".join(_letter(order, one) + ("" if key == OUT else f" {said}") for one, said in each.items()) if each else str(value)
-        found.append((titles.get(key, key), words))
-    return found
 
 
 @router.post("/rate/{project_id}/undo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,10 @@ def overview(session: Session, project: Project, *, deep: bool = False) -> dict[
     }
 
 
+OUT = "not-acceptable"
+"""Label of the answers of a ranking below its cut line; no extra question can have a key with a hyphen."""
+
+
 # --- one item -------------------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +121,8 @@ class Said:
     rating: Rating
     words: str
     reason: str
+    labels: list[tuple[str, str]]
+    """Answers to the extra questions: title of the question, what was said."""
 
 
 def said(session: Session, project: Project, item: Item, answers: Sequence[Response]) -> list[Said]:
@@ -124,9 +130,30 @@ def said(session: Session, project: Project, item: Item, answers: Sequence[Respo
     query = select(Rating, Rater, Event).join(Rater, Rater.id == Rating.rater_id).outerjoin(Event, Event.id == Rating.event_id)
     found = session.execute(query.where(Rating.item_id == item.id).order_by(Rating.at, Rating.rater_id, Rating.round)).all()
     return [
-        Said(rater, rating, words_of(project, rating, answers), _reason(rating, getattr(event, "answer", None) or {}))
+        Said(
+            rater,
+            rating,
+            words_of(project, rating, answers),
+            _reason(rating, getattr(event, "answer", None) or {}),
+            labels_of(project, rating.labels or {}, {each.id: f"answer {number}" for number, each in enumerate(answers, 1)}),
+        )
         for rating, rater, event in found
     ]
+
+
+def labels_of(project: Project, labels: dict[str, Any], called: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Answers to the extra questions in words; where each answer has its own, they are told by what it is called.
+
+    Args:
+        called: what people call each answer, by its id.
+    """
+    titles = {criterion["key"]: criterion["title"] for criterion in project.criteria} | {OUT: "Not acceptable"}
+    found = []
+    for key, value in labels.items():
+        each = value if isinstance(value, dict) else None
+        words = ", ".join(called.get(one, "?") + ("" if key == OUT else f" {told}") for one, told in each.items()) if each else str(value)
+        found.append((titles.get(key, key), words))
+    return found
 
 
 def _reason(rating: Rating, answer: dict[str, Any]) -> str:

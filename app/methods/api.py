@@ -1,10 +1,11 @@
-"""REST of what a run can be made of: methods and tuners with their settings as JSON Schema."""
+"""REST of what a run can be made of: methods and tuners with their settings as JSON Schema, and presets of both."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from app import methods, tuners
+from app import methods, presets, tuners
 from app.methods import service
 from app.web import Reader, api_router
 
@@ -21,3 +22,9 @@ def list_methods(who: Reader) -> list[dict[str, Any]]:
 def list_tuners(who: Reader) -> list[dict[str, Any]]:
     """Tuners: which weights a run may change, and their settings."""
     return [service.describe(each) for each in tuners.registry().values()]
+
+
+@router.get("/presets")
+def list_presets(who: Reader) -> list[dict[str, Any]]:
+    """Ready-made combinations of method, tuner and settings, each with the source of its values."""
+    return [asdict(each) for each in presets.registry().values() if each.method in methods.registry()]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+if TYPE_CHECKING:
+    from app.tuners.base import Tuner
+
+ANSWERS = "You have good answers"
+RATINGS = "You have ratings of answers"
+REWARDS = "You have prompts, and a way to score answers"
+LABELS = "You have texts with labels"
+TEACHER = "You have a better model"
+TEXT = "You have plain text"
+GROUPS = (ANSWERS, RATINGS, REWARDS, LABELS, TEACHER, TEXT)
+"""What people have, in the order methods are offered in."""
 LENGTH, BATCH, OPTIMISER, CHECKS, SAVING, DEVICE = "Length", "Batch", "Optimiser", "Checks while training", "Checkpoints", "Device"
 
 
@@ -31,7 +42,7 @@ class TrainingParams(BaseModel):
     """Batches added up before each optimiser step: the effective batch is this times the batch size, at the memory of one."""
     max_length: int = Field(1024, ge=8, le=1_048_576, title="Maximum length", json_schema_extra=_in(BATCH))
     """Tokens of prompt and answer together; longer rows are cut there, and rows with nothing left to learn are left out."""
-    learning_rate: float | None = Field(None, gt=0, le=0.01, title="Learning rate", json_schema_extra=_in(OPTIMISER))
+    learning_rate: float | None = Field(None, gt=0, le=1, title="Learning rate", json_schema_extra=_in(OPTIMISER))
     """How far each step moves the weights. Empty: what suits the method and the tuner. Too high and the loss jumps about, too low and
     nothing is learned."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
@@ -70,6 +81,18 @@ class TrainingParams(BaseModel):
     suffice."""
 
 
+@dataclass(frozen=True)
+class Head:
+    """What is put on a model in place of the next token: it gives one number, or one for each class."""
+
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of their numbers; none where it gives a single number."""
+    width: int = 0
+    """Numbers between its two layers; 0 where it has one layer."""
+    dropout: float = 0.0
+    """Share of those numbers that is dropped at random in training."""
+
+
 @dataclass
 class TrainingJob:
     """What a worker hands to `build_trainer`. Arguments that all trainers share are filled in."""
@@ -90,6 +113,12 @@ class TrainingJob:
     """The model before training, where it cannot be had from the folder of the base or by switching the adapter off."""
     engine: Any = None
     """What the dotted path `engine` of the objective names, where no library has a trainer for it."""
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Folders of other checkpoints that the settings name: id -> `path`, `adapter` (as `worker.loading.load_model` takes them), `name`."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """Where the model came from: `path` of the whole weights, `adapter` on them or None, and `name`."""
+    keep: str | None = None
+    """Folder for what can be reckoned again from the training rows; it goes when they are deleted."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What `build_trainer` may put here is kept with every checkpoint: how the numbers of a head are to be read."""
 
@@ -100,20 +129,29 @@ class Objective:
     name: ClassVar[str]
     title: ClassVar[str]
     summary: ClassVar[str]
+    """When to take it, in a line."""
+    avoid: ClassVar[str] = ""
+    """When not to, in a line."""
+    group: ClassVar[str] = ANSWERS
+    """One of `GROUPS`: what somebody has who needs it."""
     consumes: ClassVar[tuple[str, ...]]
     """Row shapes (`app.shapes`) it can train on."""
     produces: ClassVar[str] = "policy"
     """What the trained checkpoint is: policy, reward, score, classifier."""
     head: ClassVar[bool] = False
-    """Whether the model gets a head that gives one number for a prompt with its answer, in place of the next token."""
+    """Whether the model gets a head (`head_for`) in place of the next token."""
+    mixes: ClassVar[bool] = False
+    """Whether its loss can be reckoned on a mixture of adapters."""
     engine: ClassVar[str | None] = None
     """Dotted path (`module:name`) of a trainer of our own below `worker/`; None where a library has one."""
     smallest_batch: ClassVar[int] = 1
     """Rows that must go through the model at once for the loss to mean anything."""
     drops_long: ClassVar[bool] = False
     """Whether a row longer than the maximum length is left out; else it is cut, and left out only if nothing to learn remains."""
-    families: ClassVar[tuple[str, ...]] = ("full", "adapter")
-    """Families of tuners it works with."""
+    splits_long: ClassVar[bool] = False
+    """Whether a row longer than the maximum length becomes several, so that nothing of it is left away."""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    """What it cannot be combined with: a trait of tuners (`app.tuners.base`), the name of one or its family -> why, in a sentence."""
     params: ClassVar[type[TrainingParams]]
     sequences: ClassVar[int] = 1
     """Sequences that one row puts through the model: 2 where a pair is compared."""
@@ -127,11 +165,48 @@ class Objective:
         """Names of the tuners it works with."""
         from app import tuners
 
-        return [name for name, tuner in tuners.registry().items() if tuner.family in self.families]
+        return [name for name, tuner in tuners.registry().items() if self.refusal(tuner) is None]
+
+    def refusal(self, tuner: Tuner) -> str | None:
+        """Why it cannot be combined with a tuner, in a sentence; None where it can."""
+        if "head_only" in tuner.traits and not self.head:
+            return "It puts no head on the model, so there would be nothing to train."
+        if "mixture" in tuner.traits and not self.mixes:
+            return "A mixture is trained on examples of good answers only; train it with sft first."
+        named = (tuner.name, *sorted(tuner.traits), tuner.family)
+        return next((self.refuses[each] for each in named if each in self.refuses), None)
+
+    def head_for(self, params: Any, rows: Any) -> Head:
+        """The head to put on the model, where it has one, for the training rows.
+
+        Raises:
+            ValueError: there is nothing to learn from these rows; the message says why.
+        """
+        return Head()
 
     def learning_rate(self, family: str) -> float:
-        """A learning rate that suits a family of tuners, used where none is given."""
+        """A learning rate that suits a family of tuners; each tuner takes a multiple of it where none is given."""
         raise NotImplementedError
+
+    def rate_with(self, tuner: Tuner) -> float:
+        """The learning rate with a tuner, where none is given."""
+        return float(f"{self.learning_rate(tuner.family) * tuner.rate:.6g}")
+
+    def rows_a_step(self, params: Mapping[str, Any]) -> float:
+        """Rows that one optimiser step takes."""
+        return float(params["batch_size"] * params["gradient_accumulation"])
+
+    def tokens_a_row(self, params: Mapping[str, Any], mean: float) -> float:
+        """Tokens a row puts through the model in an epoch, where rows have `mean` tokens."""
+        return mean
+
+    def problems_with(self, params: Any, shape: str) -> Iterator[tuple[str, str]]:
+        """What in its settings cannot go together with rows of a shape: field and a sentence that says what to do."""
+        yield from ()
+
+    def problems(self, params: Any) -> Iterator[tuple[str, str]]:
+        """What in its settings cannot go together with anything else of the run: field and a sentence that says what to do."""
+        yield from ()
 
     def build_trainer(self, params: Any, job: TrainingJob) -> Any:
         """The trainer, ready for `train()`.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from app.methods.base import Objective, TrainingJob, TrainingParams
+from app.methods.base import RATINGS, Objective, TrainingJob, TrainingParams
 
 PREFERENCE = "Preference"
 
@@ -21,6 +21,9 @@ class DpoParams(TrainingParams):
     some wrong labels."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, title="Wrong labels", json_schema_extra={"group": PREFERENCE, "advanced": True})
     """Share of pairs taken to be the wrong way round; `robust` needs one, such as 0.1."""
+    sft_weight: float = Field(0.0, ge=0, le=100, title="Weight of the chosen answer", json_schema_extra={"group": PREFERENCE})
+    """How much learning to give the chosen answer, as in supervised fine-tuning, counts beside the comparison. 0: not at all. 1, as in
+    arXiv 2404.19733, keeps good answers from becoming less likely together with the bad ones."""
     precompute_reference: bool = Field(False, title="Precompute the reference", json_schema_extra={"group": PREFERENCE, "advanced": True})
     """Score all pairs with the untrained model once before training: pays from the second epoch on, and saves the memory of a second
     model in full tuning."""
@@ -44,6 +47,8 @@ class Dpo(Objective):
     name = "dpo"
     title = "Direct preference optimisation"
     summary = "Learn from pairs of a better and a worse answer. Best after supervised fine-tuning."
+    avoid = "Not before the model can do the task at all: start with supervised fine-tuning."
+    group = RATINGS
     consumes = ("preference",)
     params = DpoParams
     sequences = 2
@@ -62,7 +67,8 @@ class Dpo(Objective):
             **job.arguments,
             max_length=params.max_length,
             beta=params.beta,
-            loss_type=[params.loss],
+            loss_type=[params.loss, "sft"] if params.sft_weight else [params.loss],
+            loss_weights=[1.0, params.sft_weight] if params.sft_weight else None,
             label_smoothing=params.label_smoothing,
             precompute_ref_log_probs=params.precompute_reference,
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from app.methods.base import BATCH, Objective, TrainingJob, TrainingParams
+from app.methods.base import BATCH, RATINGS, Objective, TrainingJob, TrainingParams
 
 PREFERENCE = "Preference"
 _BALANCE = 1.15
@@ -57,6 +57,8 @@ class Kto(Objective):
     name = "kto"
     title = "Kahneman-Tversky optimisation"
     summary = "Learn from single answers rated good or bad, such as thumbs up and down. No pairs are needed."
+    avoid = "Not when there are pairs: comparing two answers says more than two thumbs."
+    group = RATINGS
     consumes = ("unpaired",)
     params = KtoParams
     sequences = 2

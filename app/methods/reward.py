@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from app.methods.base import Objective, TrainingJob, TrainingParams
+from app.methods.base import RATINGS, Objective, TrainingJob, TrainingParams
 
 REWARD = "Reward"
 _NAMES = {
@@ -42,6 +43,8 @@ class Reward(Objective):
     name = "reward"
     title = "Reward model"
     summary = "Learn to score answers from pairs of a better and a worse one. The result gives numbers, not answers."
+    avoid = "Not to get a model that answers: the result only scores."
+    group = RATINGS
     consumes = ("preference",)
     produces = "reward"
     params = RewardParams
@@ -49,6 +52,10 @@ class Reward(Objective):
     answer = "chosen"
     head = True
     drops_long = True
+    refuses: ClassVar[Mapping[str, str]] = {
+        "experts": "A mixture of experts is made of models that write text.",
+        "mixture": "Its adapters write text.",
+    }
 
     def learning_rate(self, family: str) -> float:
         """3e-4 for adapters (held-out pair accuracy 0.83 from 207 pairs in our trials), 1e-5 for whole models."""

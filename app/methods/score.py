@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from app.methods.base import Objective, TrainingJob, TrainingParams
+from app.methods.base import RATINGS, Objective, TrainingJob, TrainingParams
 
 
 class ScoreParams(TrainingParams):
@@ -24,12 +25,18 @@ class Score(Objective):
     name = "score"
     title = "Score model"
     summary = "Learn to predict ratings of single answers, such as 1 to 5. The result gives numbers, not answers."
+    avoid = "Not when answers were compared side by side: take a reward model."
+    group = RATINGS
     consumes = ("rated",)
     produces = "score"
     params = ScoreParams
     head = True
     engine = "worker.engines.score:ScoreTrainer"
     drops_long = True
+    refuses: ClassVar[Mapping[str, str]] = {
+        "experts": "A mixture of experts is made of models that write text.",
+        "mixture": "Its adapters write text.",
+    }
 
     def learning_rate(self, family: str) -> float:
         """As for a reward model: 3e-4 for adapters, 1e-5 for whole models."""

@@ -61,22 +61,27 @@ def validate(
         lists all findings.
     """
     aim, how = objective(method), tuner(tuner_name)
-    if how.family not in aim.families:
-        raise Invalid(
-            f"{aim.name} cannot be combined with the tuner {how.name}. Take one of: {', '.join(aim.accepts_tuners)}.", field="tuner"
-        )
+    refusal = aim.refusal(how)
+    if refusal is not None:
+        offered = ", ".join(aim.accepts_tuners)
+        raise Invalid(f"{aim.name} cannot be combined with the tuner {how.name}: {refusal} Take one of: {offered}.", field="tuner")
     problems: list[dict[str, str]] = []
     checked = _checked(aim.params, params, "params", problems)
     checked_tuner = _checked(how.params, tuner_params, "tuner_params", problems)
     if isinstance(checked, TrainingParams):
         if checked.learning_rate is None:
-            checked.learning_rate = aim.learning_rate(how.family)
+            checked.learning_rate = aim.rate_with(how)
         if checked.answer_check != "none" and aim.head:
             words = "A model that gives numbers writes no answers that could be checked. Set it to none."
             problems.append({"field": "params.answer_check", "message": words})
         elif checked.answer_check != "none" and not has_eval:
             words = "There are no evaluation rows to check. Name an eval_dataset, split the dataset, or set it to none."
             problems.append({"field": "params.answer_check", "message": words})
+    if checked is not None and checked_tuner is not None:
+        found = [*aim.problems(checked), *how.problems(checked_tuner, checked)]
+        problems += [{"field": name, "message": words} for name, words in found]
+    if checked is not None and shape is not None and shape in aim.consumes:
+        problems += [{"field": name, "message": words} for name, words in aim.problems_with(checked, shape)]
     if shape is not None and shape not in aim.consumes:
         problems.append({"field": field, "message": _misfit(aim, shape)})
     if problems:
@@ -92,17 +97,32 @@ def _checked(kind: type[BaseModel], values: dict[str, Any], prefix: str, problem
         return kind.model_validate(values)
     except ValidationError as error:
         for each in error.errors():
-            name = ".".join(str(part) for part in each["loc"])
+            name = ".".join(_place(each["loc"], values))
             words = known("setting", name, kind.model_fields) if each["type"] == "extra_forbidden" else plain_words(each)
             problems.append({"field": f"{prefix}.{name}" if name else prefix, "message": words})
     return None
 
 
+def _place(loc: tuple[int | str, ...], values: Any) -> list[str]:
+    """Where an error is, as fields are named; pydantic also tells which kind of entry it took one for."""
+    found: list[str] = []
+    for before, part in zip((None, *loc), loc, strict=False):
+        if isinstance(before, int) and isinstance(values, dict) and part == values.get("kind"):
+            continue
+        found.append(str(part))
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            values = None
+    return found
+
+
 def _misfit(aim: Objective, shape: str) -> str:
     held = shape.replace("_", "/")
     wanted = " or ".join(f"{name.replace('_', '/')} rows ({', '.join(SHAPES[name].fields)})" for name in aim.consumes)
-    others = [name for name, each in methods.registry().items() if shape in each.consumes]
-    hint = f" Take another dataset, or the method {' or '.join(others)}." if others else " Take another dataset."
+    others = sorted((name for name, each in methods.registry().items() if shape in each.consumes), key=lambda name: name != "sft")
+    listed = f"{', '.join(others[:-1])} or {others[-1]}" if len(others) > 1 else "".join(others)
+    hint = f" Take another dataset, or the method {listed}." if others else " Take another dataset."
     return f"This dataset holds {held} rows; {aim.name} needs {wanted}.{hint}"
 
 
@@ -116,9 +136,9 @@ def describe(each: Objective | Tuner) -> dict[str, Any]:
         "params": each.params.model_json_schema(),
     }
     if isinstance(each, Objective):
-        families = sorted({how.family for how in tuners.registry().values()} & set(each.families))
         told |= {"consumes": list(each.consumes), "produces": each.produces, "accepts_tuners": each.accepts_tuners}
-        told["learning_rate"] = {family: each.learning_rate(family) for family in families}
+        told["learning_rate"] = {name: each.rate_with(tuners.registry()[name]) for name in each.accepts_tuners}
+        told["refuses"] = {name: why for name, how in tuners.registry().items() if (why := each.refusal(how)) is not None}
     else:
-        told["family"] = each.family
+        told |= {"family": each.family, "mergeable": each.family == "full" or each.mergeable}
     return told

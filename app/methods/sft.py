@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from app.methods.base import BATCH, Objective, TrainingJob, TrainingParams
+from app.methods.base import ANSWERS, BATCH, Objective, TrainingJob, TrainingParams
 
 
 class SftParams(TrainingParams):
@@ -27,8 +27,11 @@ class Sft(Objective):
     name = "sft"
     title = "Supervised fine-tuning"
     summary = "Learn from examples of good answers. The first method to take."
+    avoid = "Not when it is easier to say which of two answers is better than to write the best one."
+    group = ANSWERS
     consumes = ("chat", "prompt_completion")
     params = SftParams
+    mixes = True
 
     def learning_rate(self, family: str) -> float:
         """2e-4 for adapters (QLoRA, arXiv 2305.14314), 2e-5 for whole models (Alpaca; TRL's default)."""

@@ -10,14 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import forms, methods, tuners
+from app import forms, methods, presets, tuners
 from app.checkpoints import service as checkpoints
-from app.checkpoints.heads import task_of
+from app.checkpoints.heads import ENCODER, task_of
+from app.checkpoints.references import unfit
 from app.checkpoints.tables import Checkpoint
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.errors import Conflict, Invalid, StudioError
-from app.methods.base import Objective
+from app.methods.base import GROUPS, Objective, TrainingParams
 from app.plans import prefill
 from app.runs.schemas import RunCreate
 from app.tuners.base import Tuner
@@ -55,6 +56,8 @@ class Draft:
     parent_run: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     tuner_params: dict[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    """Title of the preset the form was filled from."""
     filled: list[str] = field(default_factory=list)
     """Titles of the settings that a link filled in."""
     refused: list[str] = field(default_factory=list)
@@ -73,10 +76,13 @@ class Draft:
         return known.get(self.tuner) or next(iter(known.values()))
 
     def groups(self, errors: Mapping[str, str]) -> list[forms.Group]:
-        """The fields of method and tuner."""
-        suited = {"learning_rate": self.objective.learning_rate(self.how.family)}
+        """The fields: those of the method alone, of the tuner, and those every method has."""
+        suited = {"learning_rate": self.objective.rate_with(self.how)}
         of_method = forms.groups(self.objective.params, "params", self.params, errors, suited)
-        return forms.groups(self.how.params, "tuner_params", self.tuner_params, errors) + of_method
+        shared = {group.title for group in forms.groups(TrainingParams, "params")}
+        own = [group for group in of_method if group.title not in shared]
+        rest = [group for group in of_method if group.title in shared]
+        return own + forms.groups(self.how.params, "tuner_params", self.tuner_params, errors) + rest
 
     def request(self) -> RunCreate:
         """The run that is asked for.
@@ -120,8 +126,24 @@ def from_post(form: Mapping[str, Any]) -> Draft:
     draft.params = _known(forms.values_of(draft.objective.params, form, "params"), draft.objective.params)
     draft.tuner_params = _known(forms.values_of(draft.how.params, form, "tuner_params"), draft.how.params)
     if draft.how.name not in draft.objective.accepts_tuners:
-        draft.tuner, draft.tuner_params = draft.objective.accepts_tuners[0], {}
+        draft.tuner, draft.tuner_params = prefill.suited_tuner(draft.objective), {}
+    _edit_lists(draft, form)
     return draft
+
+
+def _edit_lists(draft: Draft, form: Mapping[str, Any]) -> None:
+    """Add an entry to a list of settings (`add=params.rewards:length`) or take one out (`remove=params.rewards.1`)."""
+    place, _, kind = str(form.get("add", "")).partition(":")
+    part, _, name = place.partition(".")
+    model: Any = {"params": draft.objective.params, "tuner_params": draft.how.params}.get(part)
+    if model is not None and name in model.model_fields and kind in forms.variants(model, name):
+        values = draft.params if part == "params" else draft.tuner_params
+        values.setdefault(name, []).append({"kind": kind})
+    part, _, rest = str(form.get("remove", "")).partition(".")
+    name, _, number = rest.partition(".")
+    values = {"params": draft.params, "tuner_params": draft.tuner_params}.get(part, {})
+    if isinstance(values.get(name), list) and number.isdecimal() and int(number[:6]) < len(values[name]):
+        del values[name][int(number[:6])]
 
 
 def _known(values: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -134,19 +156,25 @@ def from_link(session: Session, workspace_id: str, query: Mapping[str, str]) -> 
         name: query[name][:200] for name in ("method", "tuner", "checkpoint", "dataset", "eval_dataset") if name in query
     }
     draft = Draft(**named)
-    if draft.dataset and not query.get("method"):
+    preset = presets.registry().get(query.get("preset", ""))
+    if preset is not None:
+        draft.preset, draft.method, draft.tuner = preset.title, preset.method, preset.tuner
+    elif draft.dataset and not query.get("method"):
         draft.method = _method_for(session, workspace_id, draft.dataset) or draft.method
     prefill.settings(draft, query)
+    if preset is not None:
+        draft.params, draft.tuner_params = {**preset.params, **draft.params}, {**preset.tuner_params, **draft.tuner_params}
     return draft
 
 
 def _method_for(session: Session, workspace_id: str, dataset_id: str) -> str | None:
-    """The first method that can learn from a dataset."""
+    """The method to take first with a dataset, by what people have who need it."""
     try:
         shape = datasets.get(session, workspace_id, dataset_id).shape
     except StudioError:
         return None
-    return next((name for name, each in methods.registry().items() if shape in each.consumes), None)
+    suited = [each for each in methods.registry().values() if shape in each.consumes]
+    return min(suited, key=lambda each: (GROUPS.index(each.group), each.name)).name if suited else None
 
 
 def models(session: Session, workspace_id: str, chosen: str, objective: Objective | None = None) -> list[Choice]:
@@ -164,7 +192,35 @@ def _unfit(checkpoint: Checkpoint, objective: Objective | None) -> str:
     if checkpoint.status != "ready":
         return checkpoint.status
     task = task_of(checkpoint)
-    return "" if task == "policy" or (objective is not None and objective.head) else f"{task} model: gives numbers, no text"
+    if task == ENCODER:
+        return "" if objective is not None and objective.produces == "classifier" else "encoder: starts only classifiers"
+    gives = "classes" if task == "classifier" else "numbers"
+    return "" if task == "policy" or (objective is not None and objective.head) else f"{task}: gives {gives}, no text"
+
+
+def others(session: Session, workspace_id: str, groups: list[forms.Group]) -> dict[tuple[str, ...], list[Choice]]:
+    """Checkpoints that the fields of a form may name, by what they must be able to do; those that are no longer listed are told by id."""
+    wanted = {field.tasks for group in groups for each in group.fields for field in _with_parts(each) if field.tasks}
+    if not wanted:
+        return {}
+    found = checkpoints.list_checkpoints(session, workspace_id, limit=OFFERED, kinds=list(KINDS))
+    return {
+        tasks: [
+            Choice(each.id, each.name, group=KINDS.get(each.kind, each.kind).partition(" (")[0])
+            for each in found
+            if each.status == "ready" and not unfit(each, tasks)
+        ]
+        for tasks in wanted
+    }
+
+
+def _with_parts(field: forms.Field) -> list[forms.Field]:
+    return [field, *(inner for part in field.parts for each in part.fields for inner in _with_parts(each))]
+
+
+def titles(groups: list[forms.Group]) -> dict[str, str]:
+    """What people call each field of a form, by its id; those inside of entries too."""
+    return {each.id: each.title for group in groups for field in group.fields for each in _with_parts(field)}
 
 
 def data(session: Session, workspace_id: str, chosen: str, objective: Objective) -> list[Choice]:

@@ -14,7 +14,7 @@ CHUNK = 32_768
 
 
 def memory(
-    shapes: Shapes, config: Mapping[str, Any], *, trainable: int, weight_bytes: int, family: str, tokens: int, checkpointing: bool = False
+    shapes: Shapes, config: Mapping[str, Any], *, trainable: int, weight_bytes: float, family: str, tokens: int, checkpointing: bool = False
 ) -> dict[str, int]:
     """Bytes of weights, gradients, optimiser and activations of one training step.
 
@@ -27,9 +27,14 @@ def memory(
         checkpointing: whether activations are reckoned twice rather than kept.
     """
     count = total(shapes)
-    weights = count * (4 if family == "full" else weight_bytes) + (trainable * 4 if family != "full" else 0)
+    weights = round(count * (4 if family == "full" else weight_bytes)) + (trainable * 4 if family != "full" else 0)
+    width = 4 if family == "full" else max(2, round(weight_bytes))
     activations = _activations(
-        config, tokens=tokens, width=4 if family == "full" else weight_bytes, adapter=family != "full", checkpointing=checkpointing
+        config,
+        tokens=tokens,
+        width=width,
+        adapter=family != "full",
+        checkpointing=checkpointing,
     )
     parts = {"weights": weights, "gradients": trainable * 4, "optimizer": trainable * 8, "activations": activations}
     return {**parts, "total": sum(parts.values())}

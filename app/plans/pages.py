@@ -9,13 +9,15 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 from sqlalchemy.orm import Session
 
-from app import methods, tuners
+from app import methods, presets, tuners
 from app.accounts.schemas import Principal
 from app.errors import Invalid, NotFound, StudioError
 from app.forms import errors_of, posted_form
+from app.methods.base import GROUPS, Objective
 from app.plans import draft as drafts
 from app.plans import service, sources
 from app.plans.draft import Draft
+from app.presets import Preset
 from app.runs import service as runs
 from app.runs import written
 from app.runs.schemas import RunCreate
@@ -104,7 +106,8 @@ def plan(request: Request, who: Writer, session: WriteSession, posted: Posted) -
     except StudioError as error:
         if error.status >= 500:
             raise
-        context["problems"] = list(_errors(error).values())
+        called = drafts.titles(draft.groups({}))
+        context["problems"] = [f"{called[name]}: {words}" if name in called else words for name, words in _errors(error).items()]
     return page(request, "runs/_plan.html", who, **context)
 
 
@@ -136,9 +139,12 @@ def _form(request: Request, who: Principal, session: Session, draft: Draft, erro
     context: dict[str, Any] = {
         "draft": draft,
         "errors": errors,
-        "titles": {each.id: each.title for group in groups for each in group.fields},
-        "methods": _first(methods.registry(), Draft.method),
+        "titles": drafts.titles(groups),
+        "others": drafts.others(session, who.workspace_id, groups),
+        "methods": _by_need(),
         "tuners": _first(tuners.registry(), Draft.tuner),
+        "trainable": service.shares(session, who.workspace_id, draft.checkpoint),
+        "presets": _presets(),
         "groups": groups,
         "models": models,
         "datasets": data,
@@ -146,6 +152,19 @@ def _form(request: Request, who: Principal, session: Session, draft: Draft, erro
     }
     template = "runs/_fields.html" if is_partial(request) else "runs/new.html"
     return page(request, template, who, status=status or (422 if errors else 200), **context)
+
+
+def _by_need() -> list[tuple[str, list[Objective]]]:
+    """The methods by what people have, those to take first in front."""
+    known = _first(methods.registry(), Draft.method).values()
+    found = [(need, [each for each in known if each.group == need]) for need in GROUPS]
+    return [(need, some) for need, some in found if some]
+
+
+def _presets() -> list[tuple[str, list[Preset]]]:
+    """The presets by what people have."""
+    known = [each for each in presets.registry().values() if each.method in methods.registry()]
+    return [(need, some) for need in GROUPS if (some := [each for each in known if methods.registry()[each.method].group == need])]
 
 
 def _first(known: Mapping[str, T], name: str) -> dict[str, T]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from app import forms, methods, tuners
+from app.methods.base import Objective
 from app.words import known, plain_words
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def settings(draft: Draft, query: Mapping[str, str]) -> None:
             setattr(draft, name, getattr(type(draft), name))
     if draft.tuner not in draft.objective.accepts_tuners:
         draft.refused.append(f"tuner: {draft.objective.name} cannot be combined with {draft.tuner}.")
-        draft.tuner = draft.objective.accepts_tuners[0]
+        draft.tuner = suited_tuner(draft.objective)
     asked = {name: value for name, value in list(query.items())[:MOST] if len(value) <= LONGEST}
     for prefix, model in (("params", draft.objective.params), ("tuner_params", draft.how.params)):
         values, refused = usable(model, forms.values_of(model, asked, prefix))
@@ -37,6 +38,12 @@ def settings(draft: Draft, query: Mapping[str, str]) -> None:
     draft.refused += [f"{name}: a value has at most {LONGEST} characters." for name in too_long]
 
 
+def suited_tuner(objective: Objective) -> str:
+    """The tuner to take first with a method."""
+    offered = objective.accepts_tuners
+    return "lora" if "lora" in offered else offered[0]
+
+
 def usable(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Those values that the fields take, as typed, and what is wrong with the others. Values that do not fit together all go."""
     kept, refused = dict(values), dict[str, str]()
@@ -44,7 +51,10 @@ def usable(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
         try:
             model.model_validate(kept)
         except ValidationError as error:
-            wrong = {str(each["loc"][0]) if each["loc"] else "": each for each in reversed(error.errors())}
+            found = [each for each in error.errors() if each["type"] != "missing" or len(each["loc"]) > 1]
+            if not found:
+                return kept, refused  # what else is needed is filled in on the page
+            wrong = {str(each["loc"][0]) if each["loc"] else "": each for each in reversed(found)}
             for name, each in wrong.items():
                 words = known("setting", name[:60], model.model_fields) if each["type"] == "extra_forbidden" else plain_words(each)
                 refused[name[:60] or ", ".join(kept)] = words

@@ -16,6 +16,8 @@ class Memory(BaseModel):
     gradients: int
     optimizer: int
     activations: int
+    others: int
+    """Weights of other models that the settings name and that are held beside it: a teacher, a reward model, a judge."""
     total: int
     device_total: int | None
     """What the device has; null while no worker is there."""

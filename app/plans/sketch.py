@@ -56,7 +56,7 @@ def sketch(
     start = checkpoints.get(session, workspace_id, checkpoint)
     objective, how = methods.objective(method), methods.tuner(tuner)
     settings, tuner_settings = methods.validate(method, tuner, params, {}, None)
-    steps = _steps(rows, settings)
+    steps = _steps(rows, settings, objective.rows_a_step(settings))
     kept = min(mean, settings["max_length"])
     tokens = round(min(steps * settings["batch_size"], rows * settings["epochs"]) * kept * objective.sequences)
     device = workers.device(session)
@@ -64,7 +64,7 @@ def sketch(
     shapes, config = base.shapes or {}, base.config or {}
     trainable = how.trainable(shapes, config, how.params.model_validate(tuner_settings)) if shapes else None
     lengths = _Lengths(False, kept * objective.sequences, min(settings["max_length"], longest))
-    needed, _ = _memory(objective, how, shapes, config, trainable, settings, lengths, device)
+    needed, _ = _memory(objective, how, shapes, config, trainable, settings, tuner_settings, lengths, device)
     request = RunCreate(method=method, tuner=tuner, checkpoint=checkpoint, dataset="-")
     seconds, basis = _seconds(session, workspace_id, request, total(shapes) if shapes else base.parameters, how, tokens, device)
     return Sketch(steps, tokens, needed, seconds, basis, device["name"] if device else None)

@@ -21,8 +21,8 @@ LEAST, MOST = 2, 8
 Direction = Literal["down", "up"]
 BEST_EVAL = "best_eval_loss"
 """The lowest evaluation loss a run has had; its last one is `eval_loss`."""
-_DOWN = ("loss", "memory_bytes", "perplexity")
-_UP = ("exact_match", "rewards/margins", "reward", "tokens_per_second")
+_DOWN = ("loss", "memory_bytes", "perplexity", "mse")
+_UP = ("exact_match", "rewards/margins", "reward", "tokens_per_second", "macro_f1", "spearman")
 _LEFT_OUT = ("epoch", "num_tokens", "total_flos", "train_loss", "train_runtime", "logits/", "logps/", "system/")
 _FIRST = ("loss", "eval_loss", BEST_EVAL, "exact_match", "rewards/accuracies", "rewards/margins")
 _LAST = ("grad_norm", "learning_rate", "tokens_per_second", "tokens", "memory_bytes", "elapsed_seconds")
@@ -81,6 +81,8 @@ def chosen(text: str) -> list[str]:
 
 def direction(name: str) -> Direction | None:
     """Whether less or more of a metric is better; None where neither is."""
+    if name == "eval_kl":  # how far from the teacher; in training a KL is how far from the start, and neither way is better
+        return "down"
     bare = name.removeprefix("eval_")
     if bare in _UP or bare.endswith(("accuracy", "accuracies")):
         return "up"

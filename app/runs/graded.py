@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import methods
+from app.database import Base
 from app.datasets.tables import Dataset
 from app.runs.tables import Run, RunGrade
 
 GRADES = {3: "Much better", 2: "Better", 1: "Slightly better", 0: "No grade"}
-MEASURES = {"dpo": "implicit reward", "reward": "score"}
+MEASURES = {"dpo": "implicit reward", "orpo": "mean log-probability", "reward": "score", "simpo": "mean log-probability"}
 """What is compared between the two answers, by method."""
 _PARENTS = 20
 
@@ -31,6 +32,8 @@ class Origin:
     snapshot: str
     people: dict[int, dict[str, float]]
     """How often a person takes the side of most others, by grade: `{value, low, high, n}`. Empty where nobody shares an item."""
+    there: bool = True
+    """Whether the project has not been deleted since."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def origin(session: Session, dataset: Dataset | None) -> Origin | None:
         lineage = dataset.lineage or {} if dataset is not None else {}
         if lineage.get("kind") == "feedback":
             people = {int(grade): told for grade, told in (lineage.get("people") or {}).items()}
-            return Origin(lineage["project"], lineage.get("project_name") or "ratings", lineage.get("snapshot") or "", people)
+            projects = Base.metadata.tables["feedback_projects"]
+            there = session.scalar(select(func.count()).select_from(projects).where(projects.c.id == lineage["project"]))
+            return Origin(lineage["project"], lineage.get("project_name") or "ratings", lineage.get("snapshot") or "", people, bool(there))
         if dataset is None or not lineage.get("from"):
             return None
         query = select(Dataset).where(Dataset.id == lineage["from"], Dataset.workspace_id == dataset.workspace_id)

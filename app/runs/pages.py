@@ -47,6 +47,7 @@ def show_run(request: Request, who: Reader, session: ReadSession, run_id: str, t
         who,
         row=views.rows(session, [run])[0],
         live=views.live(session, run),
+        chain=views.chain_of(session, run),
         tabs=tabs.TABS,
         may=views.may(run),
         is_over=run.status in ENDED,

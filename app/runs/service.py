@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app import leases, queue, storage
-from app.checkpoints import heads
+from app import leases, queue, rewards, storage
+from app.checkpoints import heads, references
 from app.checkpoints import service as checkpoints
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit, notify, now
@@ -97,8 +97,7 @@ def create(session: Session, workspace_id: str, user_id: str | None, request: Ru
     params, tuner_params = methods.validate(
         request.method, request.tuner, request.params, request.tuner_params, dataset.shape, has_eval=has_eval
     )
-    if not methods.objective(request.method).head:
-        heads.must_write(checkpoint, "checkpoint")
+    must_suit(session, workspace_id, request, params, tuner_params, checkpoint)
     if eval_dataset is not None:
         methods.validate(
             request.method, request.tuner, request.params, request.tuner_params, eval_dataset.shape, field="eval_dataset", has_eval=True
@@ -135,6 +134,28 @@ def create(session: Session, workspace_id: str, user_id: str | None, request: Ru
     session.flush()
     queue.ring(session, "device")
     return run
+
+
+def must_suit(
+    session: Session, workspace_id: str, request: RunCreate, params: dict[str, Any], tuner_params: dict[str, Any], checkpoint: Checkpoint
+) -> list[Checkpoint]:
+    """Refuse a checkpoint that method and tuner cannot start from, and other checkpoints in the settings that are not fit for their use.
+
+    Returns: those the settings of the method name, such as a teacher.
+
+    Raises:
+        Invalid: the message names the field.
+    """
+    objective, tuner = methods.objective(request.method), methods.tuner(request.tuner)
+    heads.must_start(checkpoint, objective, "checkpoint")
+    heads.must_go_on(checkpoint, tuner)
+    settings = objective.params.model_validate(params)
+    rewards.must_be_allowed(getattr(settings, "rewards", []))
+    others = references.check(session, workspace_id, "params", settings)
+    mixed = references.check(session, workspace_id, "tuner_params", tuner.params.model_validate(tuner_params))
+    if "mixture" in tuner.traits:
+        references.must_share_base(session, checkpoint, mixed)
+    return others
 
 
 def clean_tags(tags: list[str]) -> list[str]:

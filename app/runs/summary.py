@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from app import methods
 from app.checkpoints.tables import Checkpoint
 from app.metrics import service as metrics
 from app.runs.tables import Run
@@ -31,6 +32,10 @@ class Summary:
     checkpoint_step: int | None
     is_best: bool
     """Whether that checkpoint was chosen by its evaluation loss, among several."""
+    writes: bool
+    """Whether its checkpoints write text, rather than give numbers or classes."""
+    before: str | None
+    """Id of what the model it started from had been trained from, where that was a run: a fine-tune on top of another, or its undoing."""
 
 
 def summary(session: Session, run: Run) -> Summary | None:
@@ -43,6 +48,7 @@ def summary(session: Session, run: Run) -> Summary | None:
     rows = session.execute(_committed([run.id])).all()
     scored = [(value, row.id, row.step) for row in rows if isinstance(value := (row.metrics or {}).get("eval_loss"), int | float)]
     chosen = min(scored)[1:] if scored else (rows[0].id, rows[0].step) if rows else (None, None)
+    method = methods.registry().get(run.method)
     seconds, tokens = run.latest.get("elapsed_seconds"), run.latest.get("tokens")
     return Summary(
         best_eval=best[1] if best else None,
@@ -55,7 +61,15 @@ def summary(session: Session, run: Run) -> Summary | None:
         checkpoint=chosen[0],
         checkpoint_step=chosen[1],
         is_best=len(scored) > 1,
+        writes=method is None or method.produces == "policy",
+        before=_trained_from(session, run.checkpoint_id),
     )
+
+
+def _trained_from(session: Session, checkpoint_id: str) -> str | None:
+    """Id of the checkpoint that the run started from which made this one."""
+    made = select(Checkpoint.run_id).where(Checkpoint.id == checkpoint_id).scalar_subquery()
+    return session.scalar(select(Run.checkpoint_id).where(Run.id == made))
 
 
 def best_checkpoint(session: Session, run_ids: list[str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app import methods, storage, tuners
+from app.checkpoints import confusion, lineage
+from app.checkpoints.tables import Checkpoint
 from app.rendering import NOTHING, number
 from app.runs import compare, listing, service, written
 from app.runs.tables import Run, RunSample
@@ -111,9 +113,14 @@ def checkpoints(session: Session, run: Run, query: dict[str, str]) -> dict[str, 
     """Committed checkpoints, newest first, the best by evaluation loss marked."""
     found = service.checkpoints_of(session, run.workspace_id, run.id)
     scored = [(value, each.id) for each in found if isinstance(value := (each.metrics or {}).get("eval_loss"), int | float)]
+    best = min(scored)[1] if scored else None
+    shown = next((each for each in found if each.id == best), found[0] if found else None)
+    start = session.get(Checkpoint, run.checkpoint_id)
     return {
         "checkpoints": found,
-        "best": min(scored)[1] if scored else None,
+        "best": best,
+        "confusion": confusion.of(shown) if shown else None,
+        "root": lineage.tree_of_run(session, start, (run.id, run.name, run.status)) if start else None,
         "paths": {each.id: str(storage.path(each.path)) for each in found if each.path},
         "metric_names": [
             name

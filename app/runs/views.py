@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.checkpoints.tables import Checkpoint
+from app.database import Base
 from app.datasets.tables import Dataset
 from app.metrics import service as metrics
 from app.rendering import NOTHING, bytes_, compact, number
@@ -80,6 +81,16 @@ class Outcome:
     def gain(self) -> float:
         """Points gained (of 100)."""
         return 100 * (self.after.value - self.before.value)
+
+
+@dataclass(frozen=True)
+class ChainPlace:
+    """Which step of which chain a run is."""
+
+    id: str
+    name: str
+    number: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,16 @@ def held_out(session: Session, run: Run) -> int | None:
     there = dataset.rows if run.eval_dataset_id and not dataset.eval_rows else dataset.eval_rows
     asked = run.params.get("answer_check_rows")
     return (min(there, asked) if isinstance(asked, int) else there) or None
+
+
+def chain_of(session: Session, run: Run) -> ChainPlace | None:
+    """Where in a chain a run stands; None where it is of none. Chains lie above runs, so their tables are known by name here."""
+    steps, chains = Base.metadata.tables.get("chain_steps"), Base.metadata.tables.get("chains")
+    if steps is None or chains is None:
+        return None
+    query = select(chains.c.id, chains.c.name, chains.c.steps, steps.c.number).join(steps, steps.c.chain_id == chains.c.id)
+    row = session.execute(query.where(steps.c.run_id == run.id).limit(1)).first()
+    return ChainPlace(row.id, row.name, row.number, len(row.steps)) if row else None
 
 
 def may(run: Run) -> dict[str, bool]:

@@ -58,14 +58,17 @@ def _typed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def read_yaml(text: str) -> dict[str, Any]:
-    """The settings of a run from pasted YAML or JSON, named as in REST.
+def loaded(text: str, such_as: str) -> dict[str, Any]:
+    """Names and values from pasted YAML or JSON, whatever they are of.
+
+    Args:
+        such_as: a line that belongs there, for the messages.
 
     Raises:
         Invalid: it cannot be read; the message names the line.
     """
     if len(text) > LONGEST:
-        raise Invalid(f"That is {len(text):,} characters; a run needs a page at most.", field="yaml")
+        raise Invalid(f"That is {len(text):,} characters; at most {LONGEST:,} are read.", field="yaml")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise Invalid("References (“*name”) are not taken here. Write the values out.", field="yaml")
@@ -73,9 +76,19 @@ def read_yaml(text: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise Invalid(f"This is not valid YAML{where}. Names and values stand in lines such as `method: sft`.", field="yaml") from None
+        raise Invalid(f"This is not valid YAML{where}. Names and values stand in lines such as `{such_as}`.", field="yaml") from None
     if not isinstance(content, dict):
-        raise Invalid("This must hold names and values, such as `method: sft`.", field="yaml")
+        raise Invalid(f"This must hold names and values, such as `{such_as}`.", field="yaml")
+    return {str(name): value for name, value in content.items()}
+
+
+def read_yaml(text: str) -> dict[str, Any]:
+    """The settings of a run from pasted YAML or JSON, named as in REST.
+
+    Raises:
+        Invalid: it cannot be read; the message names the line.
+    """
+    content = loaded(text, "method: sft")
     unknown = [str(name) for name in content if name not in RunCreate.model_fields]
     if unknown:
         known = ", ".join(RunCreate.model_fields)

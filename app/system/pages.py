@@ -36,6 +36,7 @@ class Entry:
 
 ACTIONS = (
     Entry("New run", "plus", "/runs/new", "C", writers=True),
+    Entry("New chain", "workflow", "/chains/new", writers=True),
     Entry("Add data", "upload", "/datasets/new", writers=True),
     Entry("New rating project", "thumbs-up", "/feedback/new", writers=True),
     Entry("Rate", "thumbs-up", "/rate", writers=True),
@@ -47,6 +48,7 @@ ACTIONS = (
 )
 PAGES = (
     Entry("Runs", "activity", "/runs", "G R"),
+    Entry("Chains", "workflow", "/chains"),
     Entry("Datasets", "database", "/datasets", "G D"),
     Entry("Ratings", "thumbs-up", "/feedback", "G T"),
     Entry("Models", "box", "/models", "G M"),

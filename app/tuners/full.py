@@ -30,9 +30,7 @@ class Full(Tuner):
         """All of them."""
         return total(shapes)
 
-    def build(self, model: Any, params: FullParams) -> tuple[Any, Any]:
-        """The model with every weight trainable; an adapter on it is merged first."""
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
+    def build(self, model: Any, params: FullParams, attachment: Any = None) -> tuple[Any, Any]:
+        """The model with every weight trainable."""
         model.requires_grad_(True)
         return model, None

@@ -18,6 +18,7 @@ SAFE = ("GET", "HEAD")
 PEOPLE = {"users", "invites", "workspaces", "tokens", "sessions", "audit", "webhooks", "settings"}
 OPENED_BY = {
     "runs": "runs",
+    "chains": "runs",
     "datasets": "datasets",
     "recipes": "datasets",
     "checkpoints": "checkpoints",

@@ -73,13 +73,16 @@ def test_axe_finds_nothing_in_dialogs(page: Page, studio: Studio, opener: str) -
     assert faults(page) == []
 
 
-@pytest.mark.parametrize("width", [390, 1024, 1440])
-def test_nothing_is_wider_than_the_screen(page: Page, studio: Studio, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 844})
+def test_nothing_is_wider_than_the_screen(page: Page, studio: Studio) -> None:
     wide = []
     for path in PAGES:
+        page.set_viewport_size({"width": 1440, "height": 844})
         page.goto(path.format(**studio.ids))
         settle(page)
-        if page.evaluate("document.documentElement.scrollWidth") > width:
-            wide.append(path)
+        for width in (1440, 1024, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            # Charts follow a frame or two after the window.
+            page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                wide.append((path, width))
     assert not wide

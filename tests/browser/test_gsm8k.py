@@ -63,7 +63,15 @@ def test_gsm8k_from_upload_to_an_adapter_that_works_elsewhere(up: Up, browser: B
 
     checkpoint = up.ask("POST", "/checkpoints", json={"source": "folder", "ref": str(smollm2_folder()), "name": "SmolLM2-135M-Instruct"})
     until(lambda: up.ask("GET", f"/checkpoints/{checkpoint['id']}")["status"] == "ready", 120, "the model did not become ready")
-    params = {"max_steps": STEPS, "batch_size": 2, "max_length": 192, "save_steps": STEPS, "logging_steps": 1, "scheduler": "constant"}
+    params = {
+        "max_steps": STEPS,
+        "batch_size": 2,
+        "max_length": 160,
+        "sample_tokens": 8,
+        "save_steps": STEPS,
+        "logging_steps": 1,
+        "scheduler": "constant",
+    }
     run = up.ask(
         "POST", "/runs", json={"method": "sft", "tuner": "lora", "checkpoint": checkpoint["id"], "dataset": dataset["id"], "params": params}
     )

@@ -92,7 +92,7 @@ def test_errors_stand_at_their_fields_and_nothing_is_lost(page: Page, studio: St
     rate.fill("5")
     rate.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("2 fields need attention")
-    expect(page.get_by_role("alert")).to_contain_text("Must be at most 0.01, and it is 5.")
+    expect(page.get_by_role("alert")).to_contain_text("Must be at most 1.0, and it is 5.")
     expect(rate).to_have_attribute("aria-invalid", "true")
     expect(rate).to_be_focused()
     expect(rate).to_have_value("5")

@@ -174,19 +174,22 @@ def test_a_server_killed_before_it_answers_has_the_vote_once(calm: BrowserContex
     page = calm.new_page()
     ready(page, studio, project, 3)
 
-    def taken_and_killed(route: Route) -> None:
+    sent: list[str] = []
+
+    def first_is_taken_and_killed(route: Route) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        if len(sent) > 1:  # the route stays: where one is taken away while a request passes, the browser may not tell of that request
+            route.continue_()
+            return
         assert route.fetch().ok
         studio.restart()
         route.abort()
 
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.headers["idempotency-key"]) if "idempotency-key" in request.headers else None)
-    page.on("response", lambda response: sent.append("ok") if "idempotency-key" in response.request.headers else None)
-    page.route(VOTES, taken_and_killed, times=1)
+    page.route(VOTES, first_is_taken_and_killed)
     page.keyboard.press("6")
-    until(page, lambda: "ok" in sent, "the vote was not sent again")
-    assert len(sent) >= 3 and len(set(sent)) == 2, sent
-    expect(page.locator("#rate-unsaved")).to_be_hidden()
+    until(page, lambda: len(sent) > 1, "the vote was not sent again")
+    expect(page.locator("#rate-unsaved")).to_be_hidden(timeout=60_000)
+    assert len(set(sent)) == 1, sent
     assert rated(studio, project) == 1 and count(studio, Event, Event.project_id == project) == 1
     page.keyboard.press("2")
     until(page, lambda: rated(studio, project) == 2, "the next vote did not come")

@@ -19,7 +19,7 @@ from tests.factories import add_checkpoint, add_run, claim_run
 from tests.models import tiny_llama_folder
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.one_stack]
 
 ENDLESS = {"temperature": 1.5, "max_new_tokens": 400, "seed": 3}
 

@@ -178,6 +178,7 @@ def test_a_chat_of_another_workspace_cannot_be_followed(stack: Any) -> None:
         ChatTopic().admit(session, "ws_other", chat_id)
 
 
+@pytest.mark.one_stack
 @pytest.mark.train
 def test_a_worker_killed_in_the_midst_of_an_answer_leaves_words_and_no_process(stack: Any) -> None:
     pytest.importorskip("torch", reason="needs the train extra")

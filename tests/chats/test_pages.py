@@ -88,6 +88,19 @@ def test_a_conversation_goes_on_is_edited_and_deleted(client: TestClient, stack:
     assert client.get(f"/playground/{chat_id}").status_code == 404
 
 
+def test_three_answer_side_by_side(client: TestClient, stack: Any) -> None:
+    """Such as a model before a fine-tune, after it, and with the fine-tune undone."""
+    able_worker(stack)
+    before, tuned, undone = (checkpoint(stack, name) for name in ("before", "tuned", "undone"))
+    link = f"/playground?checkpoint={before}&with={tuned}&also={undone}"
+    assert all(f'value="{each}" selected' in client.get(link).text for each in (before, tuned, undone))
+    chat_id = begin(client, before, "How are you?", **{"with": tuned, "also": undone})
+    say(stack, "Fine.", "ARR!", "Fine again.")
+    shown = client.get(f"/playground/{chat_id}").text
+    assert 'class="replies two three"' in shown and shown.index(">before<") < shown.index(">ARR!<".strip("<>")) < shown.index("Fine again.")
+    assert f'value="{undone}" selected' in shown and "Which is better?" not in shown
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -242,7 +255,7 @@ def test_rest_refuses_in_words(api: TestClient, stack: Any) -> None:
 
     assert "last message must be of the user" in refused(422, messages=[{"role": "assistant", "content": "x"}])
     assert "may only be the first" in refused(422, messages=[user, {"role": "system", "content": "x"}, user])
-    assert "at most 2" in refused(422, checkpoints=[base] * 3)
+    assert "at most 3" in refused(422, checkpoints=[base] * 4)
     assert "at most 100000" in refused(422, messages=[{"role": "user", "content": "x" * 100_001}])
     assert "more than 200,000" in refused(422, messages=[{"role": "user", "content": "x" * 90_000}] * 3)
     assert "no such checkpoint" in refused(404, checkpoints=["ckpt_x"])

@@ -154,6 +154,18 @@ def test_what_is_used_is_not_deleted(stack: Stack) -> None:
     assert not folder.exists()
 
 
+def test_a_checkpoint_that_a_waiting_run_names_in_its_settings_is_not_deleted(stack: Stack) -> None:
+    with stack.database.write() as session:
+        model, teacher = base(session, stack), add_checkpoint(session, stack.workspace_id, name="teacher")
+        named = {"rewards": [{"kind": "model", "checkpoint": teacher.id}]}
+        run = add_run(session, stack.workspace_id, checkpoint_id=model.id, name="learns", status="queued", params=named)
+        with pytest.raises(Conflict, match=r"a run that has not ended \(“learns”\), whose settings name it"):
+            service.delete(session, stack.workspace_id, teacher.id)
+        run.status = "succeeded"
+        session.flush()
+        service.delete(session, stack.workspace_id, teacher.id)
+
+
 def test_nobody_reaches_the_checkpoints_of_another_workspace(stack: Stack) -> None:
     from app.accounts.tables import Workspace
 

@@ -121,6 +121,7 @@ def test_migrate_goes_up_down_and_checks(env: dict[str, str]) -> None:
     assert strange.returncode == 2 and len(strange.stderr.splitlines()) == 1
 
 
+@pytest.mark.one_stack
 def test_tokens_are_made_listed_and_revoked(env: dict[str, str]) -> None:
     made = json.loads(luthier("token", "create", "--name", "nightly", "--role", "viewer", "--json", env=env).stdout)
     assert made["token"].startswith(f"lt_{made['id']}_")
@@ -134,6 +135,7 @@ def test_tokens_are_made_listed_and_revoked(env: dict[str, str]) -> None:
     assert wrong.returncode == 2 and "no role" in wrong.stderr
 
 
+@pytest.mark.one_stack
 def test_users_are_added_and_get_links(env: dict[str, str]) -> None:
     added = json.loads(luthier("user", "add", "Ada", "--role", "engineer", "--json", env=env).stdout)
     assert "/login?token=" in added["link"]

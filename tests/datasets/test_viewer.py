@@ -16,6 +16,8 @@ from tests.datasets.test_datasets import BAD, ready
 from tests.datasets.test_upload import LINES, ROWS
 from tests.factories import add_checkpoint, add_run
 
+pytestmark = pytest.mark.one_stack
+
 HTMX = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
 

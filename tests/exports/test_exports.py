@@ -19,6 +19,7 @@ from app.checkpoints.files import count_weights
 from app.checkpoints.manifest import folder_size, weights_sha256, write_manifest
 from app.checkpoints.tables import Checkpoint
 from app.rendering import markdown, number
+from app.runs.tables import Run
 from tests.conftest import Stack
 from tests.factories import add_checkpoint, add_dataset, add_run
 from tests.models import tiny_llama_folder
@@ -286,3 +287,43 @@ def test_deleting_removes_the_file(api: TestClient, client: TestClient, stack: S
     assert api.delete(f"/api/v1/exports/{waiting['id']}").status_code == 204
     work(runs=False)
     assert not list(storage.path("exports").glob("*"))
+
+
+@pytest.mark.one_stack
+def test_a_lora_of_any_rank_is_cut_on_its_way_out(
+    api: TestClient, client: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    base = add_base(stack)
+    adapter = add_adapter(stack, base)
+    asked = {"checkpoint": adapter.id, "format": "adapter", "rank": 2}
+    refused = api.post("/api/v1/exports", json=asked)
+    assert refused.status_code == 422 and refused.json()["error"]["field"] == "rank" and "any rank" in refused.json()["error"]["message"]
+    with stack.database.write() as session:
+        run = session.get_one(Run, adapter.run_id)
+        run.tuner_params = {**run.tuner_params, "any_rank": True}
+    whole = json.loads((storage.path(adapter.path or "") / "adapter_config.json").read_text())
+    too_much = api.post("/api/v1/exports", json={**asked, "rank": 2 * whole["r"]})
+    assert too_much.status_code == 422 and f"from 1 to {whole['r']}" in too_much.json()["error"]["message"]
+    page = client.post("/exports", data={"checkpoint": adapter.id, "format": "adapter", "dtype": "stored", "rank": "many"})
+    assert page.status_code == 422 and "Must be a whole number" in page.text
+    made = api.post("/api/v1/exports", json=asked)
+    assert made.status_code == 201 and made.json()["file_name"].endswith("-adapter-r2.zip")
+    work(runs=False)
+    folder = fetch(api, made.json(), tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["r"] == 2 and config["lora_alpha"] / 2 == whole["lora_alpha"] / whole["r"]
+    before = load_file(storage.path(adapter.path or "") / "adapter_model.safetensors")
+    for name, weight in load_file(folder / "adapter_model.safetensors").items():
+        assert (weight == (before[name][:2] if ".lora_A." in name else before[name][:, :2])).all()
+
+
+@pytest.mark.one_stack
+def test_what_cannot_be_merged_is_not_exported_as_merged(api: TestClient, stack: Stack) -> None:
+    adapter = add_adapter(stack, add_base(stack))
+    with stack.database.write() as session:
+        session.get_one(Checkpoint, adapter.id).config = {"peft_type": "PREFIX_TUNING"}
+    refused = api.post("/api/v1/exports", json={"checkpoint": adapter.id, "format": "merged"})
+    assert refused.status_code == 422 and "prefix tuning, which cannot be merged" in refused.json()["error"]["message"]
+    assert api.post("/api/v1/exports", json={"checkpoint": adapter.id, "format": "adapter"}).status_code == 201

@@ -155,6 +155,7 @@ def _torture(up: Up, tmp_path: Path, targets: list[str], seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.one_stack
 def test_two_kills(up: Up, tmp_path: Path) -> None:
     _torture(up, tmp_path, ["trainer", "worker"], seed=1)
 

@@ -177,7 +177,7 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "up", "test", "lint", "soak", "bench", "docs"])
+@pytest.mark.parametrize("target", ["setup", "demo", "up", "test", "lint", "soak", "bench", "docs", "test-methods"])
 def test_make_names_its_targets(target: str) -> None:
     done = subprocess.run(["make", "--no-print-directory", "help"], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL)
     assert re.search(rf"^  make {target} ", done.stdout, re.MULTILINE)

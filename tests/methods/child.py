@@ -8,11 +8,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.models import tiny_llama_folder
+from app import tuners
+from tests.models import _once, tiny_llama, tiny_llama_folder
 from worker import train
 from worker.reporting import Report
 
-SHAPES = {"sft": "prompt_completion", "dpo": "preference", "kto": "unpaired", "reward": "preference", "score": "rated"}
+SHAPES = {
+    "sft": "prompt_completion",
+    "dpo": "preference",
+    "kto": "unpaired",
+    "reward": "preference",
+    "score": "rated",
+    "pretrain": "text",
+    "orpo": "preference",
+    "simpo": "preference",
+    "classify": "labelled",
+    "features": "labelled",
+}
+TEACHER = "cp_teacher"
+REWARDED = ("grpo", "rloo", "ppo", "online_dpo")
+"""Methods that learn from rewards; the tiny model earns something by the length of its answers."""
+
+
+def tiny_teacher_folder() -> Path:
+    """Another tiny Llama with the same vocabulary, to learn from. Treat it as read-only."""
+    return _once("tiny-teacher", lambda folder: tiny_llama(folder, seed=1) and None)
+
+
+def tiny_lora_folder(seed: int) -> Path:
+    """A LoRA on the tiny Llama that changes what it writes, to be mixed. Treat it as read-only."""
+
+    def make(folder: Path) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        from worker.loading import load_model
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+            get_peft_model(load_model(str(tiny_llama_folder()), None, "float32"), config).save_pretrained(str(folder))
+
+    return _once(f"tiny-lora-{seed}", make)
 
 
 class Kept(Report):
@@ -50,6 +87,9 @@ def write_rows(file: Path, shape: str, count: int = 24, held_out: int = 0) -> Pa
                 "preference": {"prompt": prompt, "chosen": right, "rejected": wrong},
                 "unpaired": {"prompt": prompt, "completion": right if number % 2 else wrong, "label": bool(number % 2)},
                 "rated": {"prompt": prompt, "completion": right if number % 2 else wrong, "score": 4.0 if number % 2 else 2.0},
+                "text": {"text": f"{prompt} {right}."},
+                "prompt": {"prompt": prompt},
+                "labelled": {"text": prompt, "label": ("none", "odd", "threefold")[number % 3]},
                 "chat": {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": right}]},
             }[shape]
             line = {"line": number + 1, "split": "train" if number < count else "eval", "row": row, "source": row}
@@ -74,6 +114,18 @@ def spec(folder: Path, method: str, tuner: str, *, held_out: int = 0, count: int
         "sample_tokens": 4,
         "learning_rate": 1e-3,
     }
+    if method in REWARDED:
+        params |= {"rewards": [{"kind": "length", "unit": "characters", "target": 6}], "max_completion_length": 8, "learning_rate": 5e-3}
+    if method == "distill":
+        params["teacher"] = TEACHER
+        changes.setdefault("others", {TEACHER: {"path": str(tiny_teacher_folder()), "adapter": None, "name": "teacher"}})
+    if tuner == "xlora":
+        loras = {f"ckpt_{seed}": tiny_lora_folder(seed) for seed in (1, 2)}
+        changes.setdefault("tuner_params", {"adapters": list(loras)})
+        others = {name: {"path": str(tiny_llama_folder()), "adapter": str(folder), "name": name} for name, folder in loras.items()}
+        changes.setdefault("others", others)
+    if method == "pretrain" and tuners.registry()[tuner].traits & {"soft", "prefix"}:
+        params["packing"] = False  # virtual tokens stand before each row
     return {
         "run_id": "run_1",
         "attempt": 1,

@@ -39,7 +39,7 @@ def implicit(folder: str | None, rows: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+@pytest.mark.parametrize("loss", ["kto", pytest.param("apo_zero_unpaired", marks=pytest.mark.every)])
 def test_it_learns_which_answers_are_liked(tmp_path: Path, loss: str) -> None:
     pytest.importorskip("torch")
     job = toys.spec(tmp_path, "kto", "lora", toys.thumbs, max_steps=80, learning_rate=5e-3, loss=loss)

@@ -26,7 +26,7 @@ def train(folder: Path, tuner: str = "lora", **params: Any) -> tuple[dict[str, A
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("tuner", ["lora", "full"])
+@pytest.mark.parametrize("tuner", ["lora", pytest.param("full", marks=pytest.mark.every)])
 def test_it_tells_better_from_worse_on_prompts_it_has_not_seen(tmp_path: Path, tuner: str) -> None:
     pytest.importorskip("torch")
     _, report = train(tmp_path, tuner)

@@ -16,7 +16,7 @@ from tests.methods import child, toys
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("tuner", ["lora", "full"])
+@pytest.mark.parametrize("tuner", ["lora", pytest.param("full", marks=pytest.mark.every)])
 def test_it_learns_the_ratings_of_answers_it_has_not_seen(tmp_path: Path, tuner: str) -> None:
     pytest.importorskip("torch")
     rate = 5e-3 if tuner == "lora" else 2e-3

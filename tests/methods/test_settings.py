@@ -74,11 +74,11 @@ def dropped_in(tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_file_that_is_dropped_in_is_in_rest_forms_and_documentation(dropped_in: None, api: TestClient) -> None:
-    from docs.reference import generate
+    from docs.reference import generate  # the script brings its neighbours along
 
     told = {each["name"]: each for each in api.get("/api/v1/methods").json()}
     assert told["polite"]["params"]["properties"]["courtesy"]["description"] == "How many times the model says please."
-    assert {"full", "lora", "thin"} == set(told["polite"]["accepts_tuners"]) == set(told["dpo"]["accepts_tuners"])
+    assert "thin" in told["polite"]["accepts_tuners"] and "thin" in told["dpo"]["accepts_tuners"]
     assert "thin" in {each["name"] for each in api.get("/api/v1/tuners").json()}
 
     manners = next(group for group in forms.groups(methods.registry()["polite"].params, "params") if group.title == "Manners")
@@ -86,8 +86,9 @@ def test_a_file_that_is_dropped_in_is_in_rest_forms_and_documentation(dropped_in
     params, _ = service.validate("polite", "thin", {"courtesy": "5"}, {}, "chat")
     assert params["courtesy"] == 5 and params["learning_rate"] == 2e-4
 
-    written = generate()["methods.md"]
-    assert "### `polite`: Polite tuning" in written and "How many times the model says please." in written and "### `thin`" in written
+    written = generate()
+    assert "methods/polite.md" in written["methods.md"] and "tuners/thin.md" in written["methods.md"]
+    assert "# Polite tuning" in written["methods/polite.md"] and "How many times the model says please." in written["methods/polite.md"]
 
 
 @pytest.mark.train
@@ -100,20 +101,35 @@ def test_a_file_that_is_dropped_in_trains(dropped_in: None, tmp_path: Path) -> N
 
 
 def test_what_was_dropped_in_is_gone_again() -> None:
-    assert set(methods.registry()) == {"sft", "dpo", "kto", "reward", "score"} and set(tuners.registry()) == {"full", "lora"}
+    assert "polite" not in methods.registry() and "thin" not in tuners.registry()
+    assert {"sft", "dpo", "kto", "reward", "score"} <= set(methods.registry())
+
+
+def test_what_goes_together_is_what_the_matrix_says(api: TestClient) -> None:
+    lines = [line.split() for line in Path(__file__).with_name("matrix.txt").read_text().splitlines() if line[0] != "#"]
+    columns = lines.pop(0)
+    matrix = {name: {tuner for tuner, sign in zip(columns, signs, strict=True) if sign == "+"} for name, *signs in lines}
+    quantised = matrix.pop("quantised")
+    told = {each["name"]: set(each["accepts_tuners"]) for each in api.get("/api/v1/methods").json()}
+    assert told == matrix and set(columns) == set(tuners.registry())
+    assert quantised == {name for name, each in tuners.registry().items() if "quantization" in each.params.model_fields}
 
 
 def test_rest_describes_methods_and_tuners(api: TestClient) -> None:
     told = {each["name"]: each for each in api.get("/api/v1/methods").json()}
     assert told["sft"]["consumes"] == ["chat", "prompt_completion"] and told["sft"]["produces"] == "policy"
-    assert told["sft"]["learning_rate"] == {"adapter": 2e-4, "full": 2e-5}
-    assert told["dpo"]["learning_rate"] == {"adapter": 1e-4, "full": 1e-6}
+    assert told["sft"]["learning_rate"] | {"lora": 2e-4, "full": 2e-5, "bitfit": 1e-3, "ia3": 0.01} == told["sft"]["learning_rate"]
+    assert told["dpo"]["learning_rate"] | {"lora": 1e-4, "full": 1e-6} == told["dpo"]["learning_rate"]
+    assert "head" in told["sft"]["refuses"]["head_only"] and "head_only" in told["reward"]["accepts_tuners"]
     common = {"max_steps", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "max_length", "logging_steps"}
     for each in told.values():
         properties = each["params"]["properties"]
-        assert common | {"eval_steps", "save_steps", "keep_checkpoints"} <= set(properties)
+        if each["name"] != "features":  # it takes no steps
+            assert common | {"eval_steps", "save_steps", "keep_checkpoints"} <= set(properties)
         assert all(one["description"] and one["group"] and one["title"] for one in properties.values())
-    assert {each["name"]: each["family"] for each in api.get("/api/v1/tuners").json()} == {"full": "full", "lora": "adapter"}
+    found = {each["name"]: each for each in api.get("/api/v1/tuners").json()}
+    assert (found["full"]["family"], found["lora"]["family"]) == ("full", "adapter")
+    assert found["lora"]["mergeable"] and not found["prefix"]["mergeable"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +138,7 @@ def test_rest_describes_methods_and_tuners(api: TestClient) -> None:
         ({"method": "sftt"}, "method", "There is no method “sftt”. Did you mean “sft”?"),
         ({"tuner": "qlora"}, "tuner", "There is no tuner “qlora”. Did you mean “lora”?"),
         ({"params": {"learning_rat": 1}}, "params.learning_rat", "Did you mean “learning_rate”?"),
-        ({"params": {"learning_rate": 5}}, "params.learning_rate", "Must be at most 0.01, and it is 5."),
+        ({"params": {"learning_rate": 5}}, "params.learning_rate", "Must be at most 1.0, and it is 5."),
         ({"params": {"learning_rate": 0}}, "params.learning_rate", "Must be more than 0"),
         ({"params": {"learning_rate": float("nan")}}, "params.learning_rate", "Must be a finite number."),
         ({"params": {"batch_size": "many"}}, "params.batch_size", "Must be a whole number."),
@@ -134,7 +150,7 @@ def test_rest_describes_methods_and_tuners(api: TestClient) -> None:
         ({"tuner_params": {"target_modules": "q_proj;v_proj"}}, "tuner_params.target_modules", "separated by commas"),
         ({"params": {"answer_check": "last_integer"}}, "params.answer_check", "no evaluation rows"),
         ({"shape": "preference"}, "dataset", "preference rows; sft needs chat rows (messages) or prompt/completion rows"),
-        ({"shape": "text"}, "dataset", "Take another dataset."),
+        ({"shape": "text"}, "dataset", "Take another dataset, or the method pretrain."),
         ({"method": "dpo", "params": {"loss": "robust"}, "shape": "preference"}, "params", "label_smoothing"),
         ({"method": "dpo", "shape": "chat"}, "dataset", "or the method sft"),
     ],

@@ -51,7 +51,7 @@ def test_start_queues_what_was_typed(client: TestClient, stack: Stack, typed: di
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("params.learning_rate", "5", "Must be at most 0.01, and it is 5."),
+        ("params.learning_rate", "5", "Must be at most 1.0, and it is 5."),
         ("params.epochs", "many", "Must be a number."),
         ("tuner_params.r", "0", "Must be at least 1, and it is 0."),
         ("seed", "x", "Must be a whole number."),

@@ -128,7 +128,7 @@ def test_wrong_settings_are_refused_as_they_would_be_at_the_start(api: TestClien
         pairs = add_dataset(session, stack.workspace_id, shape="preference").id
     body = {"method": "dpo", "tuner": "lora", **ids, "params": {"learning_rate": 3}}
     error = api.post("/api/v1/runs/plan", json=body).json()["error"]
-    assert error["field"] == "params.learning_rate" and "Must be at most 0.01, and it is 3." in error["message"]
+    assert error["field"] == "params.learning_rate" and "Must be at most 1.0, and it is 3." in error["message"]
     assert [each["field"] for each in error["details"]] == ["params.learning_rate", "dataset"]
     assert api.post("/api/v1/runs/plan", json={**body, "dataset": "ds_none"}).status_code == 404
     misfit = api.post("/api/v1/runs/plan", json={**body, "method": "sft", "params": {}, "eval_dataset": pairs}).json()["error"]
@@ -152,3 +152,17 @@ def test_memory_grows_with_what_is_trained_and_kept() -> None:
     assert memory(SHAPES, CONFIG, **base, checkpointing=True)["activations"] < lora["activations"]
     full = memory(SHAPES, CONFIG, **{**base, "trainable": 90_624, "family": "full"})
     assert full["weights"] == 90_624 * 4 and full["gradients"] + full["optimizer"] == 90_624 * 12
+
+
+def test_long_texts_are_split_and_packed_and_not_cut(api: TestClient, stack: Stack, ids: dict[str, str]) -> None:
+    with stack.database.write() as session:
+        text = add_dataset(session, stack.workspace_id, shape="text", rows=120, train_rows=100, eval_rows=20, sha256="t")
+        ids = {**ids, "dataset": text.id}
+    count(stack, ids, [[0, 50] if row % 2 else [0, 250] for row in range(120)])
+    told = ask(api, ids, method="pretrain", params={"max_length": 100, "batch_size": 10})
+    assert (told["dropped_rows"], told["cut_rows"], told["tokens"]) == (0, 0, 15_000)
+    assert told["steps"] == 15, "150 rows of 100 tokens"
+    told = ask(api, ids, method="pretrain", params={"max_length": 1000, "batch_size": 5})
+    assert told["steps"] == 3
+    told = ask(api, ids, method="pretrain", params={"max_length": 1000, "batch_size": 5, "packing": False})
+    assert told["steps"] == 20

@@ -18,6 +18,8 @@ from app.runs.tables import Run
 from tests.browser.seed import fill_workspace
 from tests.conftest import Stack
 
+pytestmark = pytest.mark.one_stack
+
 PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
 

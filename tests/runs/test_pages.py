@@ -16,6 +16,8 @@ from tests.browser.seed import fill_workspace
 from tests.conftest import Stack
 from tests.factories import claim_run
 
+pytestmark = pytest.mark.one_stack
+
 PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 TABS = ("charts", "samples", "logs", "config", "checkpoints", "system", "history")
 

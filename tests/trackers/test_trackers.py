@@ -30,6 +30,8 @@ __all__ = ["toy"]
 pytest.importorskip("tensorboardX", reason="the event files need the train extra")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+pytestmark = pytest.mark.one_stack
+
 
 def shown(run_id: str) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard reads."""

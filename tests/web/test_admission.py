@@ -23,6 +23,8 @@ from app.settings import get_settings
 from tests.conftest import ADDRESS, Server, Stack, browser
 from tests.factories import add_run
 
+pytestmark = pytest.mark.one_stack
+
 PAGES = ("/runs", "/datasets", "/models", "/settings", "/settings/tokens", "/settings/audit", "/docs", "/login", "/nothing")
 
 

@@ -1,4 +1,4 @@
-"""The web process is light: it imports nothing that trains, starts at once and takes little memory."""
+"""The web process is light: it imports nothing that trains and takes little memory."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ import sys
 from tests.conftest import Stack
 
 PROGRAM = """
-import sys, time
-start = time.perf_counter()
+import sys
 import app.main
 app.main.create_app().openapi()
-seconds = time.perf_counter() - start
 too_heavy = ("torch", "transformers", "peft", "trl", "datasets", "celery", "pyarrow", "pandas", "accelerate")
 heavy = [name for name in too_heavy if name in sys.modules]
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024
-print(",".join(heavy), seconds, peak, sep=";")
+print(",".join(heavy), peak, sep=";")
 """
 
 
 def test_the_web_application_imports_nothing_heavy(stack: Stack) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    heavy, seconds, megabytes = done.stdout.strip().split(";")
+    heavy, megabytes = done.stdout.strip().split(";")
     assert heavy == ""
     assert float(megabytes) < 150
-    assert float(seconds) < 4, "two seconds when nothing else runs; tests may share the machine"

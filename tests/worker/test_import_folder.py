@@ -138,7 +138,7 @@ def test_code_of_a_model_never_runs(tmp_path: Path, model: Path) -> None:
         ("config.json", {"_attn_implementation": "somebody/kernel"}, "kernel"),
         ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ("config.json", {"architectures": ["OwnForCausalLM"]}, "OwnForCausalLM"),
-        ("config.json", {"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "BertForMaskedLM"),
+        ("config.json", {"architectures": ["ViTForImageClassification"], "model_type": "vit"}, "ViTForImageClassification"),
         ("config.json", {"architectures": [], "model_type": "t5"}, "t5"),
         ("config.json", {"model_type": 7}, "model_type"),
         ("config.json", {"hidden_size": 128}, "another shape"),

@@ -21,7 +21,7 @@ from tests.models import tiny_llama_folder
 from worker import run_jobs
 
 pytest.importorskip("torch", reason="needs the train extra")
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.one_stack]
 
 
 def test_a_folder_is_imported_by_a_worker(api: TestClient, client: TestClient, stack: Stack, work: Callable[..., None]) -> None:

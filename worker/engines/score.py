@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
+from worker.engines.own import OwnTrainer
 from worker.rewards import token_ids
+from worker.tuning import attached
 
 WITHIN = 0.5
 """A rating counts as hit when the number is no further away than this."""
 
 
-class ScoreTrainer(Trainer):
+class ScoreTrainer(OwnTrainer):
     """Least squares between the head's number and the rating, both in units of the ratings' spread."""
+
+    columns = ("input_ids", "target")
 
     def __init__(
         self,
@@ -33,9 +37,6 @@ class ScoreTrainer(Trainer):
         self._found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def prepared(rows: Any) -> Any:
-            if rows is None:
-                return None
-
             def tokens(row: dict[str, Any]) -> dict[str, Any]:
                 return {
                     "input_ids": token_ids(processing_class, row["prompt"], row["completion"]),
@@ -44,24 +45,8 @@ class ScoreTrainer(Trainer):
 
             return rows.map(tokens, remove_columns=rows.column_names).filter(lambda row: len(row["input_ids"]) <= max_length)
 
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        if args.gradient_checkpointing and hasattr(model, "peft_config"):
-            model.enable_input_require_grads()
-        model.config.get_text_config().pad_token_id = processing_class.pad_token_id
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=self._collate,
-            train_dataset=prepared(train_dataset),
-            eval_dataset=prepared(eval_dataset),
-            processing_class=processing_class,
-        )
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, so accumulated batches are averaged
-        self.can_return_loss = True
-        self.label_names: list[str] = []
+        model = attached(model, peft_config, args, processing_class)
+        super().__init__(model, args, processing_class, prepared, train_dataset, eval_dataset)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
@@ -71,9 +56,6 @@ class ScoreTrainer(Trainer):
             "attention_mask": torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows]),
             "target": torch.tensor([row["target"] for row in rows], dtype=torch.float32),
         }
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["input_ids", "target"]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """The squared error, in units of the spread of the training rows."""
