@@ -14,8 +14,8 @@ export class Views {
     this.place = place;
     /** @type {Set<string>} */
     this.on = new Set();
-    /** Where a body was put by us, so that its event is not taken for a reader's. @type {WeakMap<Element, number>} */
-    this.put = new WeakMap();
+    /** Where each body was when they were last made to agree: an event of one that is still there asks for nothing. @type {WeakMap<Element, number>} */
+    this.agreed = new WeakMap();
     const tools = one(".rate-tools", page);
     if (tools) tools.hidden = false;
     page.addEventListener("click", (event) => {
@@ -61,7 +61,7 @@ export class Views {
     else this.on.delete(view);
     this.answers?.classList.toggle(`is-${view}`, on);
     one(`[data-view="${view}"]`, this.page)?.setAttribute("aria-pressed", String(on));
-    if (view === "together" && on && this.bodies[0]) this.follow(this.bodies[0]);
+    if (view === "together" && on && this.bodies[0]) this.join(this.bodies[0]);
   }
 
   /**
@@ -102,17 +102,22 @@ export class Views {
   }
 
   /**
-   * Have the other answer scroll to where this one is.
+   * A body has moved. Events come a frame late: one that stands where it was put must not undo what another key did meanwhile.
    * @param {Element} moved
    */
   follow(moved) {
     if (!this.on.has("together") || !moved.matches(".rate-card > .body")) return;
-    if (this.put.get(moved) === Math.round(moved.scrollTop)) return void this.put.delete(moved);
-    for (const other of this.bodies) {
-      if (other === moved) continue;
-      const before = other.scrollTop;
-      other.scrollTop = moved.scrollTop;
-      if (other.scrollTop !== before) this.put.set(other, Math.round(other.scrollTop));
+    if (this.agreed.get(moved) !== moved.scrollTop) this.join(moved);
+  }
+
+  /**
+   * Have the other answers scroll to where this one is.
+   * @param {Element} moved
+   */
+  join(moved) {
+    for (const body of this.bodies) {
+      if (body !== moved) body.scrollTop = moved.scrollTop;
+      this.agreed.set(body, body.scrollTop);
     }
   }
 }
