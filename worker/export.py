@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from app.checkpoints.bits import FILE as QUANTIZATION_FILE
+from app.checkpoints.bits import Bits
 from app.checkpoints.manifest import MANIFEST, read_manifest, verify_manifest
 from app.storage import fsync_file, fsync_folder
 from worker.import_checkpoint import close_doors
@@ -128,7 +130,8 @@ def _contents(spec: dict[str, Any], work: Path, told: Told) -> list[Content]:
     made = _made(spec, work, told)
     speaker = adapter if adapter is not None and (adapter / "tokenizer_config.json").is_file() else base
     weights: list[Content] = [(file.name, file, None) for file in sorted(made.iterdir())]
-    return weights + [each for each in _taken(speaker, weights=False) if each[0] not in {name for name, _, _ in weights}]
+    written = {name for name, _, _ in weights} | {QUANTIZATION_FILE}  # nothing is quantised below merged weights
+    return weights + [each for each in _taken(speaker, weights=False) if each[0] not in written]
 
 
 def _cut(spec: dict[str, Any], adapter: Path, work: Path, found: list[Content]) -> list[Content]:
@@ -199,6 +202,9 @@ def _made(spec: dict[str, Any], work: Path, told: Told) -> Path:
     loaded = stored if dtype == stored else "float32" if psutil.virtual_memory().available > 6 * weights else dtype
     told.next()
     told.note(f"About {weights:,} weights, loaded in {loaded}, written as {dtype}")
+    bits = Bits.of(spec["adapter"])
+    if bits:
+        told.note(f"Rounded to {bits.quantization}, as the weights were that the adapter was trained on")
     model = load_model(str(base), spec["adapter"], loaded)
     if spec["way"] == "merged":
         told.next()

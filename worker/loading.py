@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app import tuners
+from app.checkpoints.bits import Bits
 from app.checkpoints.heads import is_encoder
 from app.methods.base import Head
 from worker import heads, rows
@@ -91,41 +92,43 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-@dataclass(frozen=True)
-class Bits:
-    """In how many bits frozen weights are held."""
+def _quantised(bits: Bits, dtype: Any) -> dict[str, Any]:
+    """What `from_pretrained` has to be told to hold frozen weights in fewer bits."""
+    if not bits:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Failed("This worker has no bitsandbytes, so it cannot quantise. Run `pip install bitsandbytes` there.", "config")
+    from transformers import BitsAndBytesConfig
 
-    kind: str = "none"
-    """none, int8 or nf4."""
-    double: bool = True
-
-    def options(self, dtype: Any) -> dict[str, Any]:
-        """What `from_pretrained` has to be told."""
-        if self.kind == "none":
-            return {}
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise Failed("This worker has no bitsandbytes, so it cannot quantise. Run `pip install bitsandbytes` there.", "config")
-        from transformers import BitsAndBytesConfig
-
-        whole = ["lm_head", *heads.NAMES]
-        if self.kind == "int8":
-            return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=self.double,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=whole,
-        )
-        return {"quantization_config": config}
+    whole = ["lm_head", *heads.NAMES]
+    if bits.quantization == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=bits.double_quantization,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=whole,
+    )
+    return {"quantization_config": config}
 
 
-def load_model(path: str, adapter: str | None, dtype: str, *, head: Head | Literal[False] | None = None, bits: Bits = Bits()) -> Any:
+def load_model(
+    path: str,
+    adapter: str | None,
+    dtype: str,
+    *,
+    head: Head | Literal[False] | None = None,
+    bits: Bits = Bits(),
+    rounded: Bits | None = None,
+) -> Any:
     """The weights in a checkpoint's folder, with the adapter to go on from, if any.
 
     Args:
         head: the head it shall have (a new one where the checkpoint has none, or another), or False for none; None as the checkpoint is.
         bits: how the weights are held that stay as they are.
+        rounded: as what they are rounded where they are held whole; None: as those that the adapter was trained on, since its numbers
+            mend that rounding, too (docs/decisions/0015).
 
     Raises:
         Failed: the folder holds no model that can be read, or one that gives numbers where text is wanted.
@@ -143,7 +146,8 @@ def load_model(path: str, adapter: str | None, dtype: str, *, head: Head | Liter
             "The model to start from is an encoder: only classify and features can start from it. Take one that writes text.", "model"
         )
     try:
-        options: dict[str, Any] = bits.options(getattr(torch, dtype))
+        rounded = Bits.of(adapter) if rounded is None else rounded
+        options = _quantised(bits or rounded, getattr(torch, dtype))
         kind: Any = AutoModelForCausalLM
         is_other = False
         if wanted is not None:
@@ -167,6 +171,8 @@ def load_model(path: str, adapter: str | None, dtype: str, *, head: Head | Liter
         missing = [name for name in found["missing_keys"] if not heads.belongs(name)]
         if wanted is not None and missing:
             raise Failed(f"The model's files lack {len(missing)} weights, such as {missing[0]}. Import it again, or take another.", "model")
+        if rounded and not bits:
+            model = model.dequantize()
         model.config.name_or_path = path
         if wanted is not None:
             if heads.name_of(model) is None:

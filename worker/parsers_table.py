@@ -77,7 +77,7 @@ def delimited(path: Path, limits: Limits) -> Iterator[Record]:
         try:
             columns = [clean(name.strip()) for name in next(reader, [])]
         except (csv.Error, _TooLong) as error:
-            raise Failed(f"The header in line 1 cannot be read: {error or 'it is too long'}.", "data") from None
+            raise Failed(f"The header in line 1 cannot be read: {str(error) or 'it is too long'}.", "data") from None
         _check_header(columns)
         while True:
             number, lines.of_row = lines.line + 1, 0

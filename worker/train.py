@@ -15,6 +15,7 @@ from typing import Any
 
 from app import methods, tuners
 from app.checkpoints import manifest as manifests
+from app.checkpoints.bits import Bits
 from app.checkpoints.heads import FEATURES, HEAD_FILE
 from app.errors import Invalid
 from app.methods import service as settings
@@ -92,10 +93,11 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
     report.phase("Loading the model")
     precision = loading.precision("fp32" if tuner.exact(tuner_params) else params.precision, tuner.family, device)
     torch.manual_seed(spec["seed"])  # a new head is drawn
-    fewer_bits = loading.Bits(getattr(tuner_params, "quantization", "none"), getattr(tuner_params, "double_quantization", True))
-    head: Any = objective.head_for(params, train_rows.dataset) if objective.head else False
-    model = loading.load_model(base["path"], base["adapter"], precision.loaded, head=head, bits=fewer_bits)
     attached = tuning.attachment(tuner, tuner_params, spec["seed"], spec.get("others", {}))
+    bits = Bits(getattr(tuner_params, "quantization", "none"), getattr(tuner_params, "double_quantization", True))
+    head: Any = objective.head_for(params, train_rows.dataset) if objective.head else False
+    rounded = Bits.of(base["adapter"]) or attached.rounded()
+    model = loading.load_model(base["path"], base["adapter"], precision.loaded, head=head, bits=bits, rounded=rounded)
     total_parameters = loading.parameters(model)
     tuned = tuning.put_on(model, objective, tuner, tuner_params, attached)
     model = tuned.model
@@ -169,6 +171,8 @@ def _train(spec: dict[str, Any], report: Report) -> dict[str, Any]:
             facts = json.dumps({"task": objective.produces, **job.facts}, indent=2, sort_keys=True)
             (folder / HEAD_FILE).write_text(facts + "\n", encoding="utf-8")
         attached.saved(trainer.model, folder)
+        if tuner.family == "adapter":
+            (bits or rounded).keep(folder)
         return finish_checkpoint(folder, step, spec, config_hash) | tuning.reshaped(trainer.model, tuner, folder)
 
     reporter = Reporter(report, progress, checks, _finish, objective.produces)

@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from app import references
+from app import references, storage
 from app.checkpoints import heads
 from app.checkpoints import service as checkpoints
+from app.checkpoints.bits import Bits
 from app.checkpoints.tables import Checkpoint
 from app.errors import Invalid, NotFound
 
@@ -56,7 +57,8 @@ def must_share_base(session: Session, start: Checkpoint, adapters: list[Checkpoi
     """Refuse adapters that cannot be mixed on the model a run starts from.
 
     Raises:
-        Invalid: the model is an adapter itself, or one of those to mix is no LoRA or sits on another model.
+        Invalid: the model is an adapter itself, or one of those to mix is no LoRA, sits on another model, or was trained on one held
+            in other bits.
     """
     if start.kind == "adapter":
         raise Invalid("A mixture is put on a whole model. Start from the model that the LoRAs were trained on.", field="checkpoint")
@@ -69,6 +71,10 @@ def must_share_base(session: Session, start: Checkpoint, adapters: list[Checkpoi
         base = checkpoints.base_of(session, each)
         if base.id != start.id:
             raise Invalid(f"“{each.name}” was trained on “{base.name}”, and this run starts from “{start.name}”.", field=field)
+        held, first = (Bits.of(storage.path(one.path)) if one.path else Bits() for one in (each, adapters[0]))
+        if held != first:
+            words = f"“{each.name}” was trained on weights {held}, and “{adapters[0].name}” on weights {first}. Mix LoRAs of one kind."
+            raise Invalid(words, field=field)
 
 
 def paths(session: Session, workspace_id: str, *settings: BaseModel) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.checkpoints.bits import Bits
 from app.checkpoints.heads import HEADED
 from app.database import iso
 from app.exports.tables import Export
@@ -30,6 +31,11 @@ STEPS: dict[str, list[str]] = {
 """Named steps of an export, in order, by the way it is made."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values vLLM takes for its largest rank; 16 is its default."""
+_CONFIGS = {
+    "int8": "BitsAndBytesConfig(load_in_8bit=True)\n",
+    "nf4": 'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant={double})\n',
+}
+"""How weights are held in fewer bits by transformers."""
 
 
 class ExportCreate(BaseModel):
@@ -136,12 +142,17 @@ def ways(export: Export) -> list[Way]:
             return [*found, Way("transformers", load, gives)]
         return [*found, Way("transformers", load), Way("vLLM", f"vllm serve ./{folder}", "For architectures that vLLM serves.")]
     revision = f', revision="{facts["revision"]}"' if facts.get("on_hub") and facts.get("revision") else ""
+    bits = Bits(**(facts.get("bits") or {}))
+    config = _CONFIGS[bits.quantization].format(double=bits.double_quantization) if bits else ""
     load = (
-        f"from peft import PeftModel\nfrom transformers import {kind}, AutoTokenizer\n\n"
-        f'base = {kind}.from_pretrained("{at}"{revision}, dtype="auto"{number})\n'
+        f"from peft import PeftModel\nfrom transformers import {kind}, AutoTokenizer{', BitsAndBytesConfig' if bits else ''}\n\n"
+        f"{f'bits = {config}' if bits else ''}"
+        f'base = {kind}.from_pretrained("{at}"{revision}, dtype="auto"{number}{", quantization_config=bits" if bits else ""})\n'
         f'model = PeftModel.from_pretrained(base, "./{folder}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("./{folder}")'
     )
+    if bits:
+        where = f"{where} It was trained on weights held in {bits.quantization}, and needs them so.".strip()
     found.append(Way("peft", load, where))
     rank = int(facts.get("rank") or 0)
     if facts.get("plain_lora") and 0 < rank <= _RANKS[-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app import leases, storage, tuners
 from app.checkpoints import service as checkpoints
+from app.checkpoints.bits import Bits
 from app.checkpoints.heads import FEATURES, HEAD_FILE, adapter_type, task_of
 from app.checkpoints.tables import Checkpoint
 from app.database import after_commit, new_id, now
@@ -153,7 +155,8 @@ def _facts(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
         facts["fitted"] = not file.is_file()
         odd = ("use_dora", "modules_to_save", "rank_pattern", "trainable_token_indices")
         plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none" and not any(config.get(name) for name in odd)
-        facts.update(rank=config.get("r"), plain_lora=plain)
+        bits = Bits.of(checkpoints.folder_of(checkpoint))
+        facts.update(rank=config.get("r"), plain_lora=plain and not bits, bits=asdict(bits) if bits else None)
     return facts
 
 

@@ -24,7 +24,8 @@ class FrozenBaseParams(TunerParams):
 
     quantization: Literal["none", "int8", "nf4"] = Field("none", title="Quantisation", json_schema_extra={"group": BASE})
     """Hold the frozen model in 8 bits (`int8`, LLM.int8, arXiv 2208.07339) or 4 (`nf4`; with LoRA this is QLoRA, arXiv 2305.14314): a
-    half or a quarter of its memory, some speed and a little exactness less. The adapter itself is trained in 32 bits."""
+    half or a quarter of its memory, some speed and a little exactness less. The adapter itself is trained in 32 bits; where it is used or
+    merged later, the model below it is rounded in the same way."""
     double_quantization: bool = Field(True, title="Double quantisation", json_schema_extra={"group": BASE, "advanced": True})
     """With `nf4`, hold the scales of the blocks in 8 bits too: about 0.4 bits a weight less."""
 

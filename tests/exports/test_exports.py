@@ -15,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import storage
+from app.checkpoints.bits import Bits
 from app.checkpoints.files import count_weights
 from app.checkpoints.manifest import folder_size, weights_sha256, write_manifest
 from app.checkpoints.tables import Checkpoint
@@ -47,7 +48,7 @@ def add_base(stack: Stack, **fields: Any) -> Checkpoint:
         )
 
 
-def add_adapter(stack: Stack, base: Checkpoint, *, r: int = 4, run_name: str = "my run", **config: Any) -> Checkpoint:
+def add_adapter(stack: Stack, base: Checkpoint, *, r: int = 4, run_name: str = "my run", bits: Bits = Bits(), **config: Any) -> Checkpoint:
     """An adapter as a run leaves it, with weights that change the answers, and the files only a trainer reads."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -68,6 +69,7 @@ def add_adapter(stack: Stack, base: Checkpoint, *, r: int = 4, run_name: str = "
         shutil.copy(storage.path(base.path or "") / name, folder / name)
     for name in ("optimizer.pt", "rng_state.pth", "trainer_state.json"):
         (folder / name).write_text("{}")
+    bits.keep(folder)
     manifest = write_manifest(folder, run_id="run_x", step=20, attempt=1, config_hash="")
     with stack.database.write() as session:
         dataset = add_dataset(session, stack.workspace_id, name="sums", sha256="d" * 64)
@@ -208,6 +210,40 @@ def test_a_merged_model_loads_with_plain_transformers(
     log = " ".join(found["log"])
     assert "Merging the adapter" in log and "Packed" in log
     assert found["commands"]["vLLM"] == f"vllm serve ./{folder.name}"
+
+
+@pytest.mark.one_stack
+def test_an_adapter_of_quantised_weights_says_so_and_is_merged_into_rounded_ones(
+    api: TestClient, stack: Stack, work: Callable[..., None], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from worker.loading import load_model
+
+    base = add_base(stack)
+    adapter = add_adapter(stack, base, bits=Bits("nf4"))
+    made = [api.post("/api/v1/exports", json={"checkpoint": adapter.id, "format": kind}).json() for kind in ("adapter", "merged")]
+    work(runs=False)
+    small, whole = (fetch(api, each, tmp_path) for each in made)
+    assert Bits.of(small) == Bits("nf4") and not (whole / "quantization.json").exists()
+    merged = logits(AutoModelForCausalLM.from_pretrained(whole))
+    assert (merged - inside(base, adapter)).abs().max() <= 1e-5
+    paths = [str(storage.path(each.path or "")) for each in (base, adapter)]
+    plain = logits(load_model(*paths, "float32", rounded=Bits()))
+    assert (merged - plain).abs().max() > 1e-3, "the same adapter on weights that were not rounded"
+
+    told = api.get(f"/api/v1/exports/{made[0]['id']}").json()["commands"]
+    assert "vLLM" not in told and "BitsAndBytesConfig" in (small / "README.md").read_text()
+    commands = told["peft"].replace("./tiny-llama-merged", str(storage.path(base.path or ""))).replace("./my-run", f"{tmp_path}/my-run")
+    found: dict[str, Any] = {}
+    exec(commands, found)  # the commands that people copy
+    with torch.no_grad():
+        said = found["model"].eval()(torch.tensor(TOKENS)).logits
+    assert (said - merged).abs().max() <= 0.01, "the kernel of 4 bits rounds more"
+    log = " ".join(api.get(f"/api/v1/exports/{made[1]['id']}").json()["log"])
+    assert "Rounded to nf4, as the weights were that the adapter was trained on" in log
 
 
 @pytest.mark.one_stack

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from app import tuners
+from app.checkpoints.bits import Bits
 from tests.methods import child
 from tests.models import tiny_llama_folder
 from worker import loading, tuning
@@ -231,6 +232,18 @@ def test_a_mixture_of_loras_is_trained_kept_and_gone_on_with(tmp_path: Path) -> 
     assert (first - logits(Path(report.of("checkpoint")[0]["folder"]))).abs().max() > 0, "the router has learned"
 
 
+def test_loras_of_rounded_weights_are_mixed_on_such_weights(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    job = mixture(tmp_path, params={"max_steps": 1})
+    for each in job["others"].values():
+        Bits("nf4").keep(Path(each["adapter"]))
+    _, report = child.run(job)
+    assert Bits.of(last(report)) == Bits("nf4")
+    rounded = logits(last(report))
+    (last(report) / "quantization.json").unlink()
+    assert (rounded - logits(last(report))).abs().max() > 1e-3
+
+
 @pytest.mark.every
 def test_a_mixture_resumes_bit_by_bit_and_refuses_what_it_cannot_mix(tmp_path: Path) -> None:
     job = mixture(tmp_path, params={"max_steps": 4, "save_steps": 2})
@@ -239,7 +252,14 @@ def test_a_mixture_resumes_bit_by_bit_and_refuses_what_it_cannot_mix(tmp_path: P
     assert rest.curve("loss") == {step: loss for step, loss in report.curve("loss").items() if step > 2}
     assert torch.equal(logits(last(rest)), logits(last(report)))
     _, other = child.run(child.spec(tmp_path / "ia3", "sft", "ia3", params={"max_steps": 1}))
-    for change, words in (({"adapter": str(last(other))}, "only LoRAs can be mixed"), ({"path": "/elsewhere"}, "trained on another model")):
+    held = tmp_path / "held"
+    shutil.copytree(str(job["others"]["ckpt_1"]["adapter"]), held)
+    Bits("nf4").keep(held)
+    for change, words in (
+        ({"adapter": str(last(other))}, "only LoRAs can be mixed"),
+        ({"path": "/elsewhere"}, "trained on another model"),
+        ({"adapter": str(held)}, "held in other bits"),
+    ):
         wrong = {**job, "work": str(tmp_path), "others": {**job["others"], "ckpt_1": {**job["others"]["ckpt_1"], **change}}}
         with pytest.raises(Failed, match=words):
             child.run(wrong)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app import methods, tuners
+from app import methods, storage, tuners
+from app.checkpoints.bits import Bits
 from tests.conftest import Stack
 from tests.factories import add_checkpoint, add_dataset
 from tests.plans.test_plan import CONFIG, SHAPES
@@ -35,6 +36,9 @@ def made(stack: Stack) -> dict[str, str]:
             "prefix": add_checkpoint(session, own, name="prefix", kind="adapter", base_id=root.id, config={"peft_type": "PREFIX_TUNING"}),
         }
         elsewhere = add_checkpoint(session, own, name="elsewhere")
+        found["held lora"] = add_checkpoint(session, own, name="held lora", kind="adapter", base_id=root.id, path="checkpoints/held")
+        storage.path("checkpoints/held").mkdir(parents=True)
+        Bits("nf4").keep(storage.path("checkpoints/held"))
         found["stray lora"] = add_checkpoint(session, own, name="stray lora", kind="adapter", base_id=elsewhere.id)
         ids = {name: each.id for name, each in found.items()}
         shapes = {shape for each in methods.registry().values() for shape in each.consumes}
@@ -96,6 +100,13 @@ def test_every_other_pair_is_refused_with_its_reason_and_what_to_take(api: TestC
         ("grpo", "lora", {"params": {"rewards": [{"kind": "length", "maximum": "many"}]}}, "params.rewards.0.maximum", "whole number"),
         ("grpo", "lora", {"params": {"rewards": []}}, "params.rewards", "at least"),
         ("sft", "xlora", {"tuner_params": {"adapters": ["lora", "stray lora"]}}, "tuner_params.adapters.1", "was trained on “elsewhere”"),
+        (
+            "sft",
+            "xlora",
+            {"tuner_params": {"adapters": ["lora", "held lora"]}},
+            "tuner_params.adapters.1",
+            "weights held in nf4",
+        ),
         ("sft", "xlora", {"tuner_params": {"adapters": ["lora", "prefix"]}}, "tuner_params.adapters.1", "only LoRAs can be mixed"),
         ("sft", "xlora", {"tuner_params": {"adapters": ["lora", "teacher"]}}, "tuner_params.adapters.1", "is no adapter"),
         ("sft", "xlora", {"tuner_params": {"adapters": ["lora"]}}, "tuner_params.adapters", "at least 2"),

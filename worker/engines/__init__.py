@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints.bits import Bits
+
 
 class Attachment:
     """What a tuner's `engine` does beside the trainer. One is made for each run; a subclass overrides what it needs.
@@ -17,6 +19,10 @@ class Attachment:
 
     def __init__(self, params: Any, seed: int, others: dict[str, dict[str, Any]] | None = None) -> None:
         self.params, self.seed, self.others = params, seed, others or {}
+
+    def rounded(self) -> Bits:
+        """As what the frozen weights have to be rounded, when they are held whole."""
+        return Bits()
 
     def trainer(self, kind: type[Any]) -> type[Any]:
         """A trainer class, changed where the tuner needs it."""

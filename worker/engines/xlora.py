@@ -11,6 +11,7 @@ import torch
 from peft import PeftConfig, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from app.checkpoints.bits import Bits
 from worker.engines import Attachment
 
 ROUTER_FILE = "router.safetensors"
@@ -22,11 +23,15 @@ _OF_AN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 class Mixture(Attachment):
     """The LoRAs that the settings name, numbered as PEFT wants them."""
 
+    def rounded(self) -> Bits:
+        """As the weights were that the LoRAs were trained on."""
+        return Bits.of(self.others[self.params.adapters[0]]["adapter"])
+
     def config(self, model: Any) -> Any:
         """The configuration of a new mixture.
 
         Raises:
-            ValueError: one of the adapters is no LoRA, or was trained on another model.
+            ValueError: one of the adapters is no LoRA, or was trained on another model, or on one that was held in other bits.
         """
         places = []
         for one in self.params.adapters:
@@ -36,6 +41,8 @@ class Mixture(Attachment):
                 raise ValueError(f"“{other['name']}” is an adapter of the kind {kind.lower()}, and only LoRAs can be mixed; take another")
             if Path(other["path"]).resolve() != Path(model.config.name_or_path).resolve():
                 raise ValueError(f"“{other['name']}” was trained on another model than the one this run starts from; take another")
+            if Bits.of(other["adapter"]) != self.rounded():
+                raise ValueError(f"“{other['name']}” was trained on weights held in other bits than those of the first; take another")
             places.append(str(other["adapter"]))
         model.config.use_cache = False  # every token is mixed anew
         return XLoraConfig(
