@@ -173,6 +173,7 @@ def load_model(
             raise Failed(f"The model's files lack {len(missing)} weights, such as {missing[0]}. Import it again, or take another.", "model")
         if rounded and not bits:
             model = model.dequantize()
+            model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # which the library forgets
         model.config.name_or_path = path
         if wanted is not None:
             if heads.name_of(model) is None:

@@ -66,9 +66,10 @@ def test_what_was_tuned_on_fewer_bits_is_merged_into_weights_rounded_like_them(t
     near = (1e-5 if kind == "nf4" else 1e-2) * held.abs().max()  # int8 rounds what goes into a layer, too
     alone = loading.load_model(base, adapter, "float32")
     assert not any("bitsandbytes" in type(part).__module__ for part in alone.modules())
-    assert (said(alone) - held).abs().max() <= near
+    found = said(alone)
+    assert (found - held).abs().max() <= near
     assert (said(merged(alone)) - held).abs().max() <= near
-    assert (said(merged(loading.load_model(base, adapter, "float32", rounded=Bits()))) - held).abs().max() > near
+    assert (said(loading.load_model(base, adapter, "float32", rounded=Bits())) - found).abs().max() > 1e-4 * held.abs().max()
 
 
 def test_who_goes_on_with_whole_weights_has_them_rounded_as_before(tmp_path: Path) -> None:
