@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import chat, checkpoints, completion, datasets, doctor, login, orders, people
+from app.commands import chains, chat, checkpoints, completion, datasets, doctor, login, orders, people
 from app.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound, StudioError, Unauthorized, Unavailable
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(orders.commands, name="run")  # those of `runs`, and its own
+app.add_typer(chains.commands, name="chain")
 app.add_typer(datasets.commands, name="dataset")
 app.add_typer(checkpoints.commands, name="checkpoint")
 app.add_typer(people.tokens, name="token")

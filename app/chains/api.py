@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.chains import service
@@ -32,9 +32,15 @@ def create_chain(who: Writer, session: WriteSession, request: Request, body: Cha
 
 
 @router.get("/chains", response_model=Page[ChainOut])
-def list_chains(who: Reader, session: ReadSession, limit: Limit = 50, after: After = None) -> Any:
+def list_chains(
+    who: Reader,
+    session: ReadSession,
+    limit: Limit = 50,
+    after: After = None,
+    q: Annotated[str | None, Query(max_length=200, description="Only those with this in their name.")] = None,
+) -> Any:
     """Chains of the workspace, newest first."""
-    found = service.list_chains(session, who.workspace_id, limit=limit + 1, after=after)
+    found = service.list_chains(session, who.workspace_id, limit=limit + 1, after=after, q=q)
     return paged(service.told(session, found), limit, lambda item: str(item["id"]))
 
 

@@ -107,9 +107,11 @@ def get(session: Session, workspace_id: str, chain_id: str, *, lock: bool = Fals
     return found
 
 
-def list_chains(session: Session, workspace_id: str, *, limit: int = 50, after: str | None = None) -> list[Chain]:
-    """Chains of the workspace, newest first."""
+def list_chains(session: Session, workspace_id: str, *, limit: int = 50, after: str | None = None, q: str | None = None) -> list[Chain]:
+    """Chains of the workspace, newest first; with `q` those that have it in their name."""
     query = select(Chain).where(Chain.workspace_id == workspace_id)
+    if q:
+        query = query.where(Chain.name.icontains(q, autoescape=True))
     if after:
         query = query.where(Chain.id < after)
     return list(session.scalars(query.order_by(Chain.id.desc()).limit(limit)))

@@ -20,7 +20,7 @@ from app.settings import Settings, get_settings
 
 TOKEN_FILE = "token"
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-IDS = {"runs": "run_", "datasets": "ds_", "checkpoints": "ckpt_"}
+IDS = {"runs": "run_", "datasets": "ds_", "checkpoints": "ckpt_", "chains": "chain_"}
 ID_LENGTH = 18
 STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)  # the server pings every 15 s
 
@@ -196,7 +196,7 @@ class Studio:
             after = piece["next"]
 
     def find(self, kind: str, wanted: str) -> dict[str, Any]:
-        """A run, checkpoint or dataset (`kind` is the plural in its path) by id, by name, or by the beginning of its id.
+        """A run, chain, checkpoint or dataset (`kind` is the plural in its path) by id, by name, or by the beginning of its id.
 
         Of several versions of a dataset that bear a name the newest is meant; `name@3` names one.
 

@@ -145,6 +145,28 @@ def describe(run: dict[str, Any]) -> str:
     return status
 
 
+def asked(studio: Studio, path: str, again: str, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+    """What the studio answers, also when it is away for a while, as when it is restarted.
+
+    Args:
+        again: a sentence that says how to go on, for when it stays away.
+
+    Raises:
+        Unavailable: it has been away for too long.
+    """
+    away_since: float | None = None
+    while True:
+        try:
+            return dict(studio.get(path))
+        except (Unavailable, Refused) as error:
+            if isinstance(error, Refused) and error.status < 500:
+                raise
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > PATIENCE_SECONDS:
+                raise Unavailable(f"{error.message} {again}") from None
+            sleep(ASK_SECONDS)
+
+
 def follow(studio: Studio, run_id: str, show: Screen, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Show a run until it has ended or is paused; the run as it is then.
 
@@ -152,19 +174,8 @@ def follow(studio: Studio, run_id: str, show: Screen, sleep: Callable[[float], N
         Unavailable: the studio has been away for too long.
     """
     topic, cursor = f"run:{run_id}", -1
-    away_since: float | None = None
     while True:
-        try:
-            run: dict[str, Any] = studio.get(f"/runs/{run_id}")
-        except (Unavailable, Refused) as error:
-            if isinstance(error, Refused) and error.status < 500:
-                raise
-            away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > PATIENCE_SECONDS:
-                raise Unavailable(f"{error.message} The run may still go on; `luthier run follow {run_id}` shows it again.") from None
-            sleep(ASK_SECONDS)
-            continue
-        away_since = None
+        run = asked(studio, f"/runs/{run_id}", f"The run may still go on; `luthier run follow {run_id}` shows it again.", sleep)
         show.status(run)
         if run["status"] in ENDED:
             return run
@@ -173,7 +184,7 @@ def follow(studio: Studio, run_id: str, show: Screen, sleep: Callable[[float], N
         try:
             for event in studio.events(topic, cursor):
                 if event.kind == "status":
-                    run = event.data["run"]
+                    run = dict(event.data["run"])
                     cursor = int(run["seq"])
                     show.status(run)
                     if run["status"] in ENDED:

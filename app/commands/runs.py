@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +71,7 @@ def pairs(given: list[str], option: str) -> dict[str, Any]:
 
 
 def read_file(file: str | Path) -> dict[str, Any]:
-    """The settings of a run from a YAML or JSON file (`-`: standard input), named as in REST.
+    """The settings of a run, or the steps of a chain, from a YAML or JSON file (`-`: standard input), named as in REST.
 
     Raises:
         Invalid: the file cannot be read as such.
@@ -94,6 +95,8 @@ def _numbers(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text; people mean a number."""
     if isinstance(value, dict):
         return {str(key): _numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -204,11 +207,12 @@ def _body(file: str | None, given: dict[str, Any], param: list[str] | None, tune
     return body
 
 
-def resolved(studio: Studio, body: dict[str, Any]) -> dict[str, Any]:
-    """The run with ids in place of names."""
-    ids = {"checkpoint": studio.find("checkpoints", str(body["checkpoint"]))["id"]}
-    ids |= {field: studio.find("datasets", str(body[field]))["id"] for field in ("dataset", "eval_dataset") if body.get(field)}
-    return {**body, **ids}
+_NAMED = {"checkpoint": "checkpoints", "dataset": "datasets", "eval_dataset": "datasets"}
+
+
+def resolved(studio: Studio, body: dict[str, Any], fields: Iterable[str] = _NAMED) -> dict[str, Any]:
+    """The run with ids in place of the names in these fields."""
+    return {**body, **{field: studio.find(_NAMED[field], str(body[field]))["id"] for field in fields if body.get(field)}}
 
 
 def _follow(studio: Studio, run_id: str, *, as_json: bool) -> None:

@@ -169,6 +169,51 @@ def test_the_whole_flow_from_another_machine(studio: Up, here: dict[str, str], t
     run("run", "show", copy, code=4)
 
 
+@pytest.mark.train
+def test_a_chain_from_its_file_to_its_end(studio: Up, here: dict[str, str], tmp_path: Path, tmp_path_factory: Any) -> None:
+    pytest.importorskip("torch", reason="training needs the train extra")
+    from tests.models import tiny_llama
+
+    assert login(studio, here).returncode == 0
+
+    def run(*arguments: str, code: int = 0, **more: Any) -> Any:
+        done = luthier(*arguments, env=here, **{"timeout": 240, **more})
+        assert done.returncode == code, f"{arguments}: {done.stderr}"
+        return done
+
+    model = tiny_llama(tmp_path_factory.mktemp("models") / "chained")
+    assert studio.run("checkpoint", "import", str(model), "--wait").returncode == 0
+    file = write_rows(tmp_path / "more.jsonl", [{"prompt": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(16)])
+    run("dataset", "add", str(file), "--wait")
+    step = {"method": "sft", "tuner": "lora", "dataset": "more", "params": {"max_steps": 2, "batch_size": 2}}
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(json.dumps({"name": "Two", "steps": [{**step, "checkpoint": "chained"}, {**step, "checkpoint": "$1"}]}))
+    followed = run("chain", "create", "--file", str(chain), "--follow", "--json")
+    told = json.loads(followed.stdout)
+    assert told["status"] == "succeeded" and [each["status"] for each in told["steps"]] == ["succeeded"] * 2
+    assert "Step 1 of 2: sft" in followed.stderr and "Step 2 of 2: sft" in followed.stderr and "All runs succeeded." in followed.stderr
+    assert told["id"] in run("chain", "show", "Two").stdout and told["steps"][1]["run"] in run("chain", "show", told["id"]).stdout
+    assert "sft → sft" in run("chain", "list", "-q", "tw").stdout and "Two" not in run("chain", "list", "-q", "three").stdout
+
+    # What is missing is said before anything is sent, what the studio refuses with its own words.
+    chain.write_text(json.dumps({"steps": [{"method": "sft", "checkpoint": "chained"}]}))
+    assert "Step 1 needs `dataset`." in run("chain", "create", "--file", str(chain), code=2).stderr
+    chain.write_text(json.dumps({"steps": [{**step, "checkpoint": "$2"}, {**step, "checkpoint": "chained"}]}))
+    assert "$2" in run("chain", "create", "--file", str(chain), code=4).stderr
+
+    # A step that fails pauses the chain; it goes on with other settings.
+    long = write_rows(tmp_path / "long.jsonl", [{"prompt": f"{n} " * 40, "completion": "1"} for n in range(16)])
+    run("dataset", "add", str(long), "--wait")
+    wrong = {**step, "checkpoint": "$1", "dataset": "long", "params": {"max_steps": 2, "batch_size": 2, "max_length": 8}}
+    chain.write_text(json.dumps({"name": "Stops", "steps": [{**step, "checkpoint": "chained"}, wrong]}))
+    stopped = run("chain", "create", "--file", str(chain), "--follow", code=1)
+    assert "Paused at step 2" in stopped.stderr and "Raise max_length" in stopped.stderr
+    went_on = run("chain", "continue", "Stops", "--file", "-", "--follow", input=json.dumps({**step, "checkpoint": "$1"}))
+    assert "Step 2 of 2" in went_on.stderr and "All runs succeeded." in went_on.stderr
+    assert run("chain", "delete", "Stops", code=2).stderr and "is deleted" in run("chain", "delete", "Stops", "--yes").stdout
+    run("chain", "show", "Stops", code=4)
+
+
 def test_a_shell_completes_commands_and_options(here: dict[str, str]) -> None:
     for shell in ("bash", "zsh", "fish"):
         done = luthier("completion", shell, env=here)
