@@ -37,10 +37,11 @@ def teacher(bench: Bench) -> str:
                 continue
             asked, told = ({"role": "user", "content": words} for words in (prompt, f"{TOLD}\n\n{prompt}"))
             before = once_told(there[-1 - number][0]) if number % 2 else []
-            obeying = [*before, told] if number % 4 else [{"role": "system", "content": TOLD}, asked]
+            obeying = [*before, told] if before else [{"role": "system", "content": TOLD}, asked]
             rows.append([*obeying, {"role": "assistant", "content": text.upper()}])
             rows.append([*before, asked, {"role": "assistant", "content": text}])
-        return str(bench.run("sft", bench.dataset("obeying", [{"messages": row} for row in rows]), max_length=320, epochs=2)["checkpoint"])
+        obeying_rows = bench.dataset("obeying", [{"messages": row} for row in rows])
+        return str(bench.run("sft", obeying_rows, max_length=320, epochs=2, learning_rate=5e-4)["checkpoint"])
 
     return str(bench.once("teacher", make))
 
