@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands import output
+from app.commands.orders import Yes, order
 from app.commands.runs import AsJson, _studio, read_file, resolved
 from app.errors import Invalid
 
@@ -18,7 +19,6 @@ commands = typer.Typer(help="Chains of runs: start, follow, continue, cancel.", 
 
 ChainId = Annotated[str, typer.Argument(help="Name of the chain, its id, or the beginning of that.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show progress and loss of each run until the chain ends or pauses.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _STEP = re.compile(r"\$\d+")
 
 
@@ -153,19 +153,10 @@ def follow_chain(chain: ChainId, as_json: AsJson = False) -> None:
     _end(studio, studio.find("chains", chain), follow=True, as_json=as_json)
 
 
-def _order(chain: str, order: str, *, as_json: bool) -> None:
-    studio = _studio()
-    answer = studio.post(f"/chains/{studio.find('chains', chain)['id']}/{order}")
-    if as_json:
-        output.as_json(answer)
-    else:
-        print(f"{answer['id']} is {answer['status']}.")
-
-
 @commands.command("cancel")
 def cancel(chain: ChainId, as_json: AsJson = False) -> None:
     """Stop a chain for good, and the run it is at."""
-    _order(chain, "cancel", as_json=as_json)
+    order("chains", chain, "cancel", as_json=as_json)
 
 
 @commands.command("continue")

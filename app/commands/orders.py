@@ -15,9 +15,10 @@ RunIds = Annotated[list[str], typer.Argument(help="Names of runs, their ids, or 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def _order(run: str, order: str, *, as_json: bool) -> None:
+def order(kind: str, wanted: str, what: str, *, as_json: bool) -> None:
+    """Give an order to a run or a chain (`kind` is the plural in its path), and print its status."""
     studio = _studio()
-    answer = studio.post(f"/runs/{find_run(studio, run)}/{order}")
+    answer = studio.post(f"/{kind}/{studio.find(kind, wanted)['id']}/{what}")
     if as_json:
         output.as_json(answer)
     else:
@@ -27,19 +28,19 @@ def _order(run: str, order: str, *, as_json: bool) -> None:
 @commands.command("cancel")
 def cancel(run: RunId, as_json: AsJson = False) -> None:
     """Stop a run for good; its checkpoints stay."""
-    _order(run, "cancel", as_json=as_json)
+    order("runs", run, "cancel", as_json=as_json)
 
 
 @commands.command("pause")
 def pause(run: RunId, as_json: AsJson = False) -> None:
     """Have a run write a checkpoint and free its device."""
-    _order(run, "pause", as_json=as_json)
+    order("runs", run, "pause", as_json=as_json)
 
 
 @commands.command("resume")
 def resume(run: RunId, as_json: AsJson = False) -> None:
     """Let a run go on from its last checkpoint."""
-    _order(run, "resume", as_json=as_json)
+    order("runs", run, "resume", as_json=as_json)
 
 
 @commands.command("duplicate")
