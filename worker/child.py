@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints.bits import Bits, adapters_in
 from worker.reporting import Failed, Report, watch
 
 FAILED = 42
@@ -28,8 +27,7 @@ def _limit(spec: dict[str, Any]) -> None:
 def leave_out(spec: dict[str, Any]) -> list[str]:
     """Hide libraries that peft and transformers would import just because they are there, unless this job needs them: they take
     four seconds of processor time, at the beginning of every answer and every run. Returns what was hidden."""
-    asked = (spec.get("tuner_params") or {}).get("quantization", "none") != "none"
-    quantised = asked or any(Bits.of(adapter) for adapter in adapters_in(spec))
+    quantised = (spec.get("tuner_params") or {}).get("quantization", "none") != "none"
     needed = {"bitsandbytes": quantised, "sklearn": spec.get("method") == "features"}
     hidden = [name for name, wanted in needed.items() if not wanted and name not in sys.modules]
     for name in hidden:

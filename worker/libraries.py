@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,21 @@ def quiet() -> Iterator[None]:
         finally:
             warnings.formatwarning = plain
             logging.captureWarnings(False)
+
+
+def bitsandbytes() -> None:
+    """Have the library that quantises at hand, also where the child's start has hidden it: an adapter may turn out to need it.
+
+    Raises:
+        Failed: it is not installed.
+    """
+    if sys.modules.get("bitsandbytes", sys) is None:
+        from transformers.utils import is_bitsandbytes_available
+
+        del sys.modules["bitsandbytes"]
+        is_bitsandbytes_available.cache_clear()
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Failed("This worker has no bitsandbytes, so it cannot quantise. Run `pip install bitsandbytes` there.", "config")
 
 
 def _on_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import pkgutil
@@ -17,7 +16,7 @@ from app import tuners
 from app.checkpoints.bits import Bits
 from app.checkpoints.heads import is_encoder
 from app.methods.base import Head
-from worker import heads, rows
+from worker import heads, libraries, rows
 from worker.libraries import out_of_memory
 from worker.reporting import Failed
 
@@ -96,8 +95,7 @@ def _quantised(bits: Bits, dtype: Any) -> dict[str, Any]:
     """What `from_pretrained` has to be told to hold frozen weights in fewer bits."""
     if not bits:
         return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise Failed("This worker has no bitsandbytes, so it cannot quantise. Run `pip install bitsandbytes` there.", "config")
+    libraries.bitsandbytes()
     from transformers import BitsAndBytesConfig
 
     whole = ["lm_head", *heads.NAMES]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 FILE = "quantization.json"
 """In the folder of an adapter that was trained on quantised weights: how these were held."""
@@ -38,14 +36,3 @@ class Bits:
         """Have the adapter in a folder remember this."""
         if self:
             (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-
-def adapters_in(spec: Any) -> Iterator[str]:
-    """Folders of all adapters that a job's spec names."""
-    if isinstance(spec, dict):
-        if isinstance(spec.get("adapter"), str):
-            yield spec["adapter"]
-        spec = list(spec.values())
-    if isinstance(spec, list):
-        for value in spec:
-            yield from adapters_in(value)
