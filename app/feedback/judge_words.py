@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-LETTERS = ("A", "B")
+from app.recipes.judging import ASKED, LETTERS
+
 NUMBERS = ("1", "2", "3", "4", "5")
-
-PAIR = """Below are a conversation and two answers to its last message.
-
-[Conversation]
-{conversation}
-
-[Answer A]
-{first}
-
-[Answer B]
-{second}
-
-[Question]
-{question}
-
-Reply with one letter and nothing else: A or B."""
 SINGLE = """Below are a conversation and an answer to its last message.
 
 [Conversation]
@@ -64,8 +49,12 @@ def choices(kind: str) -> tuple[str, ...]:
     return NUMBERS if kind == "single" else LETTERS
 
 
+def template(kind: str) -> str:
+    """The message with places for the question and what is judged."""
+    return SINGLE if kind == "single" else ASKED
+
+
 def asked(kind: str, question: str, prompt: Sequence[Mapping[str, str]], first: str, second: str = "") -> str:
     """The message a judge is sent."""
     conversation = "\n\n".join(f"{str(each['role']).capitalize()}: {each['content']}" for each in prompt)
-    template = SINGLE if kind == "single" else PAIR
-    return template.format(conversation=conversation, first=first, second=second, question=question)
+    return template(kind).format(conversation=conversation, first=first, second=second, question=question)

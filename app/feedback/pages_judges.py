@@ -65,7 +65,7 @@ def _show(
         errors=errors or {},
         titles=TITLES,
         error=error,
-        sent=judge_words.SINGLE if project.kind == "single" else judge_words.PAIR,
+        sent=judge_words.template(project.kind),
         most=judges.MOST_PRINCIPLES,
         **_context(who, project),
     )
